@@ -1,0 +1,41 @@
+# `make` lists the targets. Everything happens in .venv, made by the first target that needs it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+
+.DEFAULT_GOAL := help
+.PHONY: help test check fix train-tiny
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "vaemotion needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): say which one to use with 'make PYTHON=python3.11 ...'" >&2; exit 1; }
+	@scripts/system-packages
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { \
+	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "installing into .venv; compiling llama.cpp takes about 5-10 minutes on two cores, the first time only"
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # first and exactly: an open range pulls gigabytes of CUDA
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,llm,export,dev]'
+	@touch $@
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## format, lint, types and the borders between the packages
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache # its cache goes stale when modules appear
+
+fix: $(READY) ## format, and mend what the linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+train-tiny: $(READY) ## train models/vaemotion-tiny from scratch (about two hours on two cores)
+	$(BIN)/vaemotion train base --config configs/tiny.toml
+	$(BIN)/vaemotion train align --config configs/tiny.toml
+	$(BIN)/vaemotion train emotion --config configs/tiny.toml --out models/vaemotion-tiny

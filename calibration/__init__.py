@@ -1,0 +1,1 @@
+"""Numbers that quantisation, confidence and a venue need."""

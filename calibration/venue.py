@@ -1,0 +1,55 @@
+"""A venue's silent room: the noise floor that live sound is judged against.
+
+In: a recording of the empty room through the installed microphone, 16 kHz. Out: its level and its mean log-mel.
+Runs on the device: NumPy and the contract only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel
+from vaemotion.contract.errors import UserError
+
+MINIMUM_S = 1.0
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """``level_dbfs``: level of the room, dB relative to a full-scale sine (AES17). ``log_mel_mean``: (mels,) float32,
+    natural logarithm, not normalised: the spectrum below which nothing in this room is a sound."""
+
+    level_dbfs: float
+    log_mel_mean: npt.NDArray[np.float32]
+
+
+def measure_noise_floor(samples: npt.NDArray[np.float32], config: LogMelConfig | None = None) -> NoiseFloor:
+    """Level and mean log-mel of a silent room.
+
+    samples: (n,) float32 in [-1, 1] at 16 kHz, at least one second. config: the log-mel's constants, by default
+    those of ``vaemotion-tiny``. The level is 20 log10(√2 · RMS) after the DC offset is taken out (AES17-2020: a
+    full-scale sine is 0 dBFS). Raises UserError for a recording that no room can give: too short, not finite, or
+    digital silence, which is a muted microphone.
+    """
+    if samples.ndim != 1:
+        raise ValueError(f"samples must be one channel, (n,), got shape {samples.shape}")
+    duration_s = samples.size / SAMPLE_RATE_HZ
+    if duration_s < MINIMUM_S:
+        raise UserError(
+            f"the recording lasts {duration_s:.2f} s, record at least {MINIMUM_S:.0f} s of the silent room"
+        )
+    if not np.isfinite(samples).all():
+        raise UserError("the recording holds values that are not finite, record it again")
+    centred = samples.astype(np.float64)
+    centred -= centred.mean()
+    rms = float(np.sqrt(np.mean(centred**2)))
+    if rms < 1e-9:  # below the last bit of 24-bit sound
+        raise UserError("the recording is digital silence: is the microphone muted?")
+    log_mels = log_mel(samples, config or LogMelConfig())  # (frames, mels)
+    return NoiseFloor(
+        20 * math.log10(math.sqrt(2) * rms), log_mels.mean(axis=0, dtype=np.float64).astype(np.float32)
+    )

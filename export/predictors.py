@@ -1,0 +1,93 @@
+"""A checkpoint or a bundle as a ``predict`` callable; a checkpoint's torch modules stand behind the engines' methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.to_onnx import Part, device_parts, tokens_per_frame
+from runtime.predictor import Constants, Predictor, open_predictor
+from vaemotion.contract.bundle import MANIFEST_FILE
+from vaemotion.contract.errors import UsageError
+from vaemotion.model.checkpoint import load_checkpoint
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
+
+Float32 = npt.NDArray[np.float32]
+
+
+class TorchEngine:
+    """A part of the checkpoint behind an engine's ``run``."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        part.module.eval()
+
+    @torch.no_grad()
+    def run(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        out = self.part.module(*(torch.from_numpy(arrays[name]) for name in self.part.inputs))
+        values = out if isinstance(out, tuple) else (out,)
+        return {name: value.numpy() for name, value in zip(self.part.outputs, values, strict=True)}
+
+
+class TorchLanguageModel:
+    """The checkpoint's own language model, every option over the full sequence: slow, and the reference."""
+
+    def __init__(self, model: VAEmotionLLM) -> None:
+        self.model = model
+        self._prefix = np.zeros((0, model.width), np.float32)
+
+    @torch.no_grad()
+    def embed(self, token_ids: Sequence[int]) -> Float32:
+        return self.model.embed(torch.tensor(list(token_ids), dtype=torch.long)).numpy()
+
+    def set_prefix(self, embeddings: Float32) -> None:
+        self._prefix = embeddings
+
+    @torch.no_grad()
+    def logits(self, embeddings: Float32) -> Float32:
+        """After prefix + embeddings (n, D): all n positions, (n, vocab)."""
+        sequence = torch.from_numpy(np.concatenate([self._prefix, embeddings]))[None]
+        hidden = self.model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[0]
+        return self.model.base.lm_head(hidden[len(self._prefix) :]).float().numpy()
+
+    def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+        scores: list[float] = []
+        for option in options:
+            rows = self.logits(np.concatenate([prompt, self.embed(option)]))[len(prompt) - 1 : -1]
+            log_probabilities = torch.from_numpy(rows).double().log_softmax(-1)
+            scores.append(log_probabilities[torch.arange(len(option)), torch.tensor(list(option))].mean().item())
+        return np.array(scores)
+
+
+def checkpoint_constants(model: VAEmotionLLM) -> Constants:
+    """What the predictor must know of a checkpoint."""
+    assert model.audio is not None
+    return Constants(
+        model.config.front_end, model.config.prompt, tokens_per_frame(model), model.audio.n_tokens, model.width, model.stop_id
+    )
+
+
+def checkpoint_predictor(model: VAEmotionLLM) -> Predictor:
+    """A complete checkpoint's predictor, in torch."""
+    engines = {role: TorchEngine(part) for role, part in device_parts(model).items()}
+    assert model.audio is not None
+    delimiters = model.audio.delimiters.detach().numpy()
+    return Predictor(checkpoint_constants(model), engines, TorchLanguageModel(model), model.tokenizer, delimiters)
+
+
+@contextmanager
+def load_predictor(model: Path) -> Iterator[Predictor]:
+    """The predictor of a bundle (a folder with ``manifest.json``) or of a checkpoint (``config.json``)."""
+    if (model / MANIFEST_FILE).is_file():
+        with open_predictor(model) as predictor:
+            yield predictor
+    elif (model / "config.json").is_file():
+        yield checkpoint_predictor(load_checkpoint(model))
+    else:
+        raise UsageError(f"{model} is neither a bundle ({MANIFEST_FILE}) nor a checkpoint (config.json)")

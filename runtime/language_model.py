@@ -1,0 +1,315 @@
+"""The decoder LLM on the device.
+
+In: embeddings `(n, D)` float32 (looked-up tokens, visual and audio tokens alike); out: logits,
+log-probabilities of answers, generated token ids. A prefix stays in the KV cache between calls; every call drops
+its own tail again, so that between calls the cache holds the prefix and nothing else, whatever went wrong.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.llama import Floats, LanguageModelAborted, LanguageModelError, LlamaSession
+
+__all__ = ["Generation", "LanguageModel", "LanguageModelAborted", "LanguageModelError"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `generate` produced before it stopped."""
+
+    token_ids: tuple[int, ...]
+    """Without the stop token."""
+    complete: bool
+    """A stop token came; False after `max_tokens` or an abort."""
+    aborted: bool
+
+
+class LanguageModel:
+    """A GGUF decoder with a prefix in its KV cache.
+
+    One call runs at a time (others wait); `abort()` may come from any thread. A context manager, or call
+    `close()`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        token_embeddings: npt.NDArray[np.floating[Any]],
+        *,
+        context_tokens: int = 1024,
+        batch_tokens: int = 512,
+        threads: int = 2,
+        max_branches: int = 16,
+        f32_kv: bool = False,
+    ) -> None:
+        """Load a GGUF file.
+
+        `token_embeddings` (vocab, D) float16 or float32, may be memory-mapped. `context_tokens` is all that
+        fits: prefix, prompt, and the generated tokens or one round of options; at most what the model was
+        trained for. `batch_tokens` are evaluated at once. `max_branches` options are scored at once. `f32_kv`
+        takes a float32 KV cache without flash attention: slower, for verification. Raises LanguageModelError.
+        """
+        self._lock = threading.Lock()
+        self._session = LlamaSession(
+            path,
+            context_tokens=context_tokens,
+            batch_tokens=batch_tokens,
+            threads=threads,
+            max_branches=max_branches,
+            f32_kv=f32_kv,
+        )
+        self.width = self._session.width
+        self.vocab_size = self._session.vocab_size
+        self.context_tokens = context_tokens
+        self.max_branches = max_branches
+        self.evaluated_tokens = 0
+        """Positions evaluated since loading: what the KV cache saves does not count."""
+        self._token_embeddings = token_embeddings
+        self._prefix: Floats = np.zeros((0, self.width), np.float32)
+        if token_embeddings.shape != (self.vocab_size, self.width):
+            self.close()
+            raise LanguageModelError(
+                f"token_embeddings: expected {(self.vocab_size, self.width)} (vocabulary, width) to match "
+                f"{path.name}, got {token_embeddings.shape}; take both files from one bundle"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free model and cache; stops and waits for a running call. May be called twice."""
+        self._session.abort()
+        with self._lock:
+            self._session.close()
+
+    def abort(self) -> None:
+        """Stop the running call within milliseconds, from any thread. Without a running call it does nothing.
+
+        On the CPU a running decode stops; with GPU offload the call stops between two batches. `generate` then
+        returns what there is, every other call raises LanguageModelAborted.
+        """
+        self._session.abort()
+
+    def embed(self, token_ids: Sequence[int]) -> Floats:
+        """Look token ids up: (n,) to (n, D) float32."""
+        ids = np.asarray(token_ids, np.int64).reshape(-1)
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.vocab_size):
+            raise LanguageModelError(
+                f"token_ids: expected 0 to {self.vocab_size - 1}, got {ids.min()} to {ids.max()}; "
+                "take the tokenizer from the same bundle"
+            )
+        return np.asarray(self._token_embeddings[ids], np.float32)
+
+    def set_prefix(self, embeddings: Floats) -> None:
+        """Keep (n, D) in the KV cache before everything that follows; n = 0 clears it.
+
+        Only rows after the first difference to the present prefix are evaluated; the same prefix costs nothing.
+        """
+        rows = self._checked("embeddings", embeddings)
+        self._check_room(f"a prefix of {len(rows)}", len(rows))
+        with self._evaluating():
+            kept = _equal_rows(self._prefix, rows)
+            self._prefix = self._prefix[:kept]  # what remains if the evaluation fails
+            self._drop_tail()
+            self._append(rows[len(self._prefix) :], "none")
+            self._prefix = rows.copy()
+
+    def logits(self, embeddings: Floats, *, all_positions: bool = False) -> Floats:
+        """Logits after prefix + embeddings (n, D): of the last position (1, vocab), or of all n (n, vocab)."""
+        rows = self._checked_tail("embeddings", embeddings)
+        with self._evaluating():
+            self._check_room(*self._used(len(rows)))
+            return self._append(rows, "all" if all_positions else "last")
+
+    def score(self, prompt: Floats, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+        """Mean token log-probability of each option's token ids after prefix + prompt (n, D).
+
+        The prompt is evaluated once, then the cache branches into one sequence per option.
+        """
+        rows = self._checked_tail("prompt", prompt)
+        if not options or any(len(option) == 0 for option in options):
+            raise LanguageModelError(
+                f"options: expected options of at least one token id each, got {list(options)!r}"
+            )
+        embedded = [self.embed(option) for option in options]  # (tokens, D) each; checks the ids, too
+        with self._evaluating():
+            rounds = self._plan_rounds(options, len(rows))
+            last = self._append(rows, "last")[0]
+            sums = np.array([_log_probability(last, option[0]) for option in options])
+            for members in rounds:
+                sums[members] += self._score_round(
+                    [embedded[i] for i in members], [options[i] for i in members]
+                )
+        return sums / np.array([len(option) for option in options])
+
+    def generate(
+        self,
+        prompt: Floats,
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        seed: int = 0,
+        should_abort: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Continue prefix + prompt (n, D).
+
+        Greedy at temperature 0; above it temperature, then top-p, then a seeded draw. `should_abort` is asked
+        before every token and every batch of the prompt; unlike `abort()` it cannot come too early. An abort
+        returns what there is.
+        """
+        rows = self._checked_tail("prompt", prompt)
+        if max_tokens < 1:
+            raise LanguageModelError(f"max_tokens: expected at least 1, got {max_tokens}")
+        tokens: list[int] = []
+        with self._evaluating(), self._session.sampler(temperature, top_p, seed) as sampler:
+            what, used = self._used(len(rows))
+            self._check_room(f"{what} + {max_tokens - 1} of max_tokens", used + max_tokens - 1)
+            try:
+                while True:
+                    self._append(rows, "last", should_abort)
+                    token = self._session.sample(sampler)
+                    if token in stop_ids:
+                        return Generation(tuple(tokens), complete=True, aborted=False)
+                    tokens.append(token)
+                    if len(tokens) == max_tokens:
+                        return Generation(tuple(tokens), complete=False, aborted=False)
+                    rows = self.embed([token])
+            except LanguageModelAborted:
+                return Generation(tuple(tokens), complete=False, aborted=True)
+
+    # -- before a call --------------------------------------------------------------------------------------
+
+    def _checked(self, name: str, embeddings: Floats) -> Floats:
+        rows = np.asarray(embeddings, np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise LanguageModelError(
+                f"{name}: expected (n, {self.width}), the model's width, got {rows.shape}"
+            )
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():  # llama.cpp would return NaN logits and report success
+            raise LanguageModelError(
+                f"{name}: expected finite values, got NaN or infinity in row {int(finite.argmin())} of "
+                f"{len(rows)}; check the component that made them"
+            )
+        return rows
+
+    def _checked_tail(self, name: str, embeddings: Floats) -> Floats:
+        rows = self._checked(name, embeddings)
+        if len(rows) == 0:
+            raise LanguageModelError(f"{name}: expected at least one row after the prefix, got none")
+        return rows
+
+    def _used(self, rows: int) -> tuple[str, int]:
+        return f"{len(self._prefix)} of prefix + {rows} after it", len(self._prefix) + rows
+
+    def _check_room(self, what: str, needed: int) -> None:
+        if needed > self.context_tokens:
+            raise LanguageModelError(
+                f"the context holds {self.context_tokens} tokens, but {what} need {needed}; "
+                "shorten them, or load the model with more context_tokens"
+            )
+
+    # -- during a call --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Generator[None]:
+        """Hold the model for one call; afterwards the cache holds the prefix and nothing else."""
+        with self._lock:
+            if not self._session.is_open:
+                raise LanguageModelError("the language model is closed; load it again")
+            self._session.start()
+            try:
+                yield
+            finally:
+                self._drop_tail()
+
+    def _drop_tail(self) -> None:
+        if not self._session.trim(len(self._prefix)):
+            self._prefix = self._prefix[:0]
+
+    def _append(
+        self,
+        rows: Floats,
+        outputs: Literal["none", "last", "all"],
+        should_abort: Callable[[], bool] | None = None,
+    ) -> Floats:
+        """Evaluate (n, D) at the end of sequence 0, batch by batch; logits (0, 1 or n, vocab)."""
+        collected = [np.zeros((0, self.vocab_size), np.float32)]
+        for start in range(0, len(rows), self._session.batch_tokens):
+            if should_abort is not None and should_abort():
+                raise LanguageModelAborted("aborted by should_abort()")
+            chunk = rows[start : start + self._session.batch_tokens]
+            wanted = np.full(len(chunk), outputs == "all")
+            wanted[-1] |= outputs == "last" and start + len(chunk) == len(rows)
+            positions = self._session.end() + np.arange(len(chunk))
+            self._session.decode(chunk, positions, np.zeros(len(chunk), np.int64), wanted)
+            self.evaluated_tokens += len(chunk)
+            collected += [self._session.logits_row(int(i))[None].copy() for i in np.flatnonzero(wanted)]
+        return np.concatenate(collected)
+
+    def _plan_rounds(self, options: Sequence[Sequence[int]], prompt_rows: int) -> list[list[int]]:
+        """Group the options of several tokens so that each group fits batch, branches and context."""
+        what, used = self._used(prompt_rows)
+        self._check_room(what, used)
+        capacity = min(self._session.batch_tokens, self.context_tokens - used)
+        rounds: list[list[int]] = []
+        room = 0
+        for i, option in enumerate(options):
+            extra = len(option) - 1  # an option's last token is predicted, never fed
+            self._check_room(f"{what} + {extra} of options[{i}]", used + extra)
+            if extra > capacity:
+                raise LanguageModelError(
+                    f"options[{i}]: expected at most {capacity + 1} tokens, got {len(option)}; "
+                    "load the model with more batch_tokens"
+                )
+            if extra == 0:
+                continue
+            if extra > room or len(rounds[-1]) == self.max_branches:
+                rounds.append([])
+                room = capacity
+            rounds[-1].append(i)
+            room -= extra
+        return rounds
+
+    def _score_round(
+        self, embedded: Sequence[Floats], options: Sequence[Sequence[int]]
+    ) -> npt.NDArray[np.float64]:
+        """Summed log-probability of each option's tokens after its first, one sequence per option."""
+        lengths = [len(option) - 1 for option in options]
+        rows = np.concatenate([row[:-1] for row in embedded])  # (n, D)
+        targets = np.concatenate([np.asarray(option[1:], np.int64) for option in options])  # (n,)
+        sequences = np.repeat(np.arange(1, len(options) + 1), lengths)  # (n,)
+        positions = self._session.end() + np.concatenate([np.arange(length) for length in lengths])  # (n,)
+        with self._session.branches(len(options)):
+            self._session.decode(rows, positions, sequences, np.ones(len(rows), np.bool_))
+            self.evaluated_tokens += len(rows)
+            terms = [_log_probability(self._session.logits_row(i), int(id_)) for i, id_ in enumerate(targets)]
+        return np.bincount(sequences - 1, weights=terms).astype(np.float64)
+
+
+def _equal_rows(a: Floats, b: Floats) -> int:
+    """How many leading rows of (n, D) and (m, D) are equal."""
+    shared = min(len(a), len(b))
+    same = (a[:shared] == b[:shared]).all(axis=1)
+    return shared if same.all() else int(same.argmin())
+
+
+def _log_probability(logits: Floats, token_id: int) -> float:
+    """log softmax(logits)[token_id], from (vocab,) float32, summed in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return float(shifted[token_id] - np.log(np.exp(shifted).sum()))

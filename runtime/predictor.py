@@ -1,0 +1,187 @@
+"""A model as a ``predict`` callable: window → tokens → EmoAdapter → affect, and answers by the language model.
+
+The engines and the language model are handed in: those of a bundle on the device (``open_predictor``), or a checkpoint's
+torch modules behind the same few methods when an export is compared with its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer  # pyright: ignore[reportMissingTypeStubs]
+
+from runtime.engines import Engine, open_engine
+from runtime.language_model import LanguageModel
+from vaemotion.contract.bundle import (
+    ENGINE_ROLES,
+    Manifest,
+    check_front_end,
+    component_path,
+    read_golden,
+    read_manifest,
+    verify_files,
+)
+from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_at
+from vaemotion.contract.prediction import Affect, Prediction, Question
+from vaemotion.contract.prompts import PromptTemplate
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Scorer(Protocol):
+    """What the predictor needs of a language model; ``runtime.language_model.LanguageModel`` is one."""
+
+    def embed(self, token_ids: Sequence[int]) -> Float32: ...
+    def set_prefix(self, embeddings: Float32) -> None: ...
+    def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the predictor must know of the model besides its parts."""
+
+    front_end: FrontEnd
+    prompt: PromptTemplate
+    tokens_per_frame: int
+    audio_tokens: int
+    token_width: int
+    stop_token_id: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Constants:
+        return cls(
+            manifest.front_end,
+            manifest.prompt,
+            manifest.tokens_per_frame,
+            manifest.audio_tokens,
+            manifest.token_width,
+            manifest.stop_token_ids[0],
+        )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One window's tokens. ``visual`` (n, T, D), n pictures, oldest first, with ``frame_ages_s`` (n,); ``audio`` (N_a, D), or
+    (0, D) without sound, whose newest token is ``audio_age_s`` old."""
+
+    visual: Float32
+    frame_ages_s: Float32
+    audio: Float32
+    audio_age_s: float
+
+
+def adapter_inputs(tokens: Tokens, constants: Constants) -> dict[str, npt.NDArray[np.generic]]:
+    """The EmoAdapter's fixed-length inputs for one window: what is absent is masked, pictures are right-aligned."""
+    windows, width, per_frame = constants.front_end.windows, constants.token_width, constants.tokens_per_frame
+    n_visual, n_audio = windows.frames * per_frame, constants.audio_tokens
+    visual, visual_age = np.zeros((n_visual, width), np.float32), np.zeros(n_visual, np.float32)
+    start = n_visual - len(tokens.visual) * per_frame
+    visual[start:] = tokens.visual.reshape(-1, width)
+    visual_age[start:] = np.repeat(tokens.frame_ages_s, per_frame)
+    audio = np.zeros((n_audio, width), np.float32)
+    audio[: len(tokens.audio)] = tokens.audio
+    from_end = 1 - (np.arange(n_audio, dtype=np.float32) + 1) / n_audio
+    return {
+        "audio_tokens": audio[None],
+        "audio_mask": np.full((1, n_audio), len(tokens.audio) > 0),
+        "audio_age_s": (windows.audio_window_s * from_end + np.float32(tokens.audio_age_s)).astype(np.float32)[None],
+        "visual_tokens": visual[None],
+        "visual_mask": (np.arange(n_visual) >= start)[None],
+        "visual_age_s": visual_age[None],
+    }
+
+
+class Predictor:
+    """See ``vaemotion.contract.prediction.Predict``. ``engines`` by role; ``delimiters`` (2, D)."""
+
+    def __init__(
+        self,
+        constants: Constants,
+        engines: Mapping[str, Engine],
+        language_model: Scorer,
+        tokenizer: Tokenizer,
+        delimiters: Float32,
+    ) -> None:
+        self.constants = constants
+        self.engines = engines
+        self.language_model = language_model
+        self.tokenizer = tokenizer
+        self.delimiters = delimiters
+        language_model.set_prefix(language_model.embed(self.token_ids(constants.prompt.prefix)))
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text that may hold special tokens."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, inputs: EncoderInputs) -> Tokens:
+        """Pictures and sound of a window → tokens, each encoder run once."""
+        width = self.constants.token_width
+        visual = np.zeros((0, self.constants.tokens_per_frame, width), np.float32)
+        audio = np.zeros((0, width), np.float32)
+        if len(inputs.pixels):
+            visual = self.engines["vision_encoder"].run({"pixels": inputs.pixels})["tokens"]
+        if len(inputs.log_mel):
+            audio = self.engines["audio_encoder"].run({"log_mel": inputs.log_mel})["tokens"][0]
+        return Tokens(visual, inputs.frame_ages_s, audio, 0.0)
+
+    def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:
+        """What the window expresses, and its emotion-enhanced tokens."""
+        out = self.engines["emo_adapter"].run(adapter_inputs(tokens, self.constants))
+        valence, arousal = (float(v) for v in out["valence_arousal"][0])
+        valence_sd, arousal_sd = (float(v) for v in out["spread"][0])
+        affect = Affect(valence, arousal, valence_sd, arousal_sd, out["emotions"][0])
+        n = tokens.visual.size // self.constants.token_width  # visual tokens that are not padding
+        visual = out["enhanced_visual_tokens"][0]
+        enhanced = Tokens(
+            visual[len(visual) - n :].reshape(tokens.visual.shape),
+            tokens.frame_ages_s,
+            out["enhanced_audio_tokens"][0, : len(tokens.audio)],
+            tokens.audio_age_s,
+        )
+        return affect, enhanced
+
+    def prompt(self, tokens: Tokens, question: str) -> Float32:
+        """Everything between the kept prefix and the answer, (n, D): newest pictures, sound, question."""
+        newest = tokens.visual[-self.constants.front_end.windows.language_frames :]
+        parts = [newest.reshape(-1, self.constants.token_width)]
+        if len(tokens.audio):
+            parts += [self.delimiters[:1], tokens.audio, self.delimiters[1:]]
+        parts.append(self.language_model.embed(self.token_ids(self.constants.prompt.question_text(question))))
+        return np.concatenate(parts)
+
+    def option_ids(self, option: str) -> list[int]:
+        """An answer as the model would give it, closed by the stop token."""
+        return [*self.token_ids(self.constants.prompt.answer_text(option)), self.constants.stop_token_id]
+
+    def __call__(self, clip: Clip, path: str, questions: Sequence[Question]) -> Prediction:
+        """Affect of the clip's last window on ``path``, and the answers' mean token log-probabilities."""
+        plain = self.encode(window_at(clip, clip.duration_s, path, self.constants.front_end))
+        affect, enhanced = self.adapt(plain)
+        answers: list[npt.NDArray[np.float64]] = []
+        for question in questions:
+            prompt = self.prompt(enhanced if question.task == "emotion" else plain, question.text)
+            answers.append(self.language_model.score(prompt, [self.option_ids(option) for option in question.options]))
+        return Prediction(affect, tuple(answers))
+
+
+@contextmanager
+def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> Iterator[Predictor]:
+    """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``."""
+    manifest = read_manifest(bundle)
+    verify_files(bundle, manifest)
+    check_front_end(manifest, read_golden(bundle, manifest))
+    engines = {role: open_engine(bundle, manifest, role, threads) for role in ENGINE_ROLES}
+    tokenizer = Tokenizer.from_file(str(component_path(bundle, manifest.component("tokenizer"))))
+    delimiters = np.load(component_path(bundle, manifest.component("delimiters")), allow_pickle=False)
+    embeddings = np.load(
+        component_path(bundle, manifest.component("token_embeddings")), mmap_mode="r", allow_pickle=False
+    )
+    path = component_path(bundle, manifest.component("language_model"))
+    with LanguageModel(path, embeddings, context_tokens=512, threads=threads, f32_kv=f32_kv) as language_model:
+        yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters)

@@ -1,0 +1,153 @@
+"""The exported engines against the checkpoint's own modules, on what the device would really give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export.predictors import TorchEngine, checkpoint_constants, checkpoint_predictor
+from export.to_onnx import OPSET, ExportError, Part, device_parts, export_onnx, tokens_per_frame
+from runtime.engines import EngineError, OnnxRuntimeEngine
+from runtime.predictor import adapter_inputs
+from tests.tiny import tiny_clip, tiny_model
+from vaemotion.contract.bundle import ENGINE_ROLES, Component, sha256_of
+from vaemotion.contract.front_end import PATHS, window_at
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def model() -> VAEmotionLLM:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def engines(model: VAEmotionLLM, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxRuntimeEngine]:
+    folder, made = tmp_path_factory.mktemp("onnx"), {}
+    for role, part in device_parts(model).items():
+        file = folder / f"{role}.onnx"
+        inputs, outputs = export_onnx(part, file)
+        component = Component(
+            role, "fp32", file.name, sha256_of(file), file.stat().st_size, "Apache-2.0", inputs, outputs
+        )
+        made[role] = OnnxRuntimeEngine(file, component, threads=1)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        f"{role}.onnx" for role in ENGINE_ROLES
+    )  # no external data
+    for file in folder.iterdir():
+        assert {o.domain: o.version for o in onnx.load(file).opset_import}[""] == OPSET
+    return made
+
+
+def realistic(model: VAEmotionLLM, role: str, batch: int) -> Arrays:
+    """``batch`` windows of procedural works, the paths in turn; the first windows have just begun."""
+    rows: list[Arrays] = []
+    predictor = checkpoint_predictor(model)
+    for index in range(batch):
+        inputs = window_at(tiny_clip(index), 0.5 + 0.75 * index, "audio-visual", model.config.front_end)
+        if role == "vision_encoder":
+            rows.append({"pixels": inputs.pixels[-1:]})
+        elif role == "audio_encoder":
+            rows.append({"log_mel": inputs.log_mel})
+        else:
+            one_path = window_at(tiny_clip(index), inputs.now_s, PATHS[index], model.config.front_end)
+            rows.append(adapter_inputs(predictor.encode(one_path), checkpoint_constants(model)))
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("role", ENGINE_ROLES)
+def test_the_contract_has_a_free_batch_and_nothing_else_free(
+    engines: dict[str, OnnxRuntimeEngine], role: str
+) -> None:
+    component = engines[role].component
+    for spec in (*component.inputs, *component.outputs):
+        assert spec.shape[0] == "batch"
+        assert all(isinstance(size, int) and size > 0 for size in spec.shape[1:])
+    shapes = {spec.name: spec.shape[1:] for spec in (*component.inputs, *component.outputs)}
+    assert shapes == {
+        "vision_encoder": {"pixels": (3, 24, 24), "tokens": (4, 64)},
+        "audio_encoder": {"log_mel": (50, 32), "tokens": (5, 64)},
+        "emo_adapter": {
+            "audio_tokens": (5, 64), "audio_mask": (5,), "audio_age_s": (5,),
+            "visual_tokens": (16, 64), "visual_mask": (16,), "visual_age_s": (16,),
+            "valence_arousal": (2,), "spread": (2,), "emotions": (9,),
+            "enhanced_audio_tokens": (5, 64), "enhanced_visual_tokens": (16, 64),
+        },
+    }[role]  # fmt: skip
+    types = {spec.name: spec.dtype for spec in component.inputs}
+    assert all(dtype == ("bool" if name.endswith("_mask") else "float32") for name, dtype in types.items())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("role", ENGINE_ROLES)
+def test_onnx_runtime_computes_what_torch_does(
+    model: VAEmotionLLM, engines: dict[str, OnnxRuntimeEngine], role: str, batch: int
+) -> None:
+    arrays = realistic(model, role, batch)
+    expected, got = TorchEngine(device_parts(model)[role]).run(arrays), engines[role].run(arrays)
+    assert list(got) == list(expected)
+    for name, reference in expected.items():
+        scale = max(1.0, float(np.abs(reference).max()))
+        difference = np.abs(got[name] - reference)
+        print(
+            f"\n{role}/{name} at batch {batch}: max {difference.max():.2e}, mean {difference.mean():.2e}, scale {scale:.1f}"
+        )
+        assert got[name].shape == reference.shape
+        assert difference.max() <= 1e-4 * scale
+        assert (
+            batch == 1 or np.abs(np.diff(reference, axis=0)).max() > 1e-3
+        )  # the rows differ: nothing constant was exported
+
+
+def test_a_masked_modality_changes_nothing_on_the_device_either(
+    model: VAEmotionLLM, engines: dict[str, OnnxRuntimeEngine]
+) -> None:
+    clean = {k: v.copy() for k, v in realistic(model, "emo_adapter", 2).items()}  # audio, then visual
+    dirty = {k: v.copy() for k, v in clean.items()}
+    dirty["visual_tokens"][0], dirty["audio_tokens"][1] = 1e30, np.nan
+    expected, got = engines["emo_adapter"].run(clean), engines["emo_adapter"].run(dirty)
+    for name in ("valence_arousal", "spread", "emotions"):
+        assert np.array_equal(got[name], expected[name])
+
+
+def test_with_nothing_to_see_or_hear_the_device_stays_finite(
+    model: VAEmotionLLM, engines: dict[str, OnnxRuntimeEngine]
+) -> None:
+    arrays = {k: v.copy() for k, v in realistic(model, "emo_adapter", 1).items()}
+    arrays["audio_mask"][:] = arrays["visual_mask"][:] = False
+    assert all(np.isfinite(value).all() for value in engines["emo_adapter"].run(arrays).values())
+
+
+def test_the_exported_contract_is_what_the_engine_enforces(engines: dict[str, OnnxRuntimeEngine]) -> None:
+    with pytest.raises(EngineError, match=r"vision_encoder \(fp32\): input 'pixels' must be float32"):
+        engines["vision_encoder"].run({"pixels": np.zeros((1, 3, 32, 32), np.float32)})
+
+
+@pytest.mark.parametrize(("audio", "missing"), [(False, "audio pathway"), (True, "EmoAdapter")])
+def test_an_incomplete_checkpoint_is_refused_with_the_way_out(audio: bool, missing: str) -> None:
+    with pytest.raises(ExportError, match=f"no {missing}; run `vaemotion train"):
+        device_parts(tiny_model(audio=audio, adapter=False))
+
+
+def test_tokens_per_frame_is_what_the_vision_encoder_gives(model: VAEmotionLLM) -> None:
+    with torch.no_grad():
+        assert model.vision(torch.zeros(1, 3, 24, 24)).shape[1] == tokens_per_frame(model) == 4
+
+
+class BatchSum(nn.Module):
+    """Its output has no batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(0, keepdim=True)
+
+
+def test_a_batch_that_did_not_stay_free_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"'y' came out with shape \(1, 3\), expected a free batch only"):
+        export_onnx(Part(BatchSum(), {"x": torch.zeros(2, 3)}, ("y",)), tmp_path / "sum.onnx")

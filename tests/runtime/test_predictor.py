@@ -1,0 +1,196 @@
+"""The predictor, backed by a small checkpoint's torch modules, against the model and its training code by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from export.predictors import checkpoint_constants, checkpoint_predictor
+from runtime.predictor import Predictor, Tokens, adapter_inputs
+from tests.tiny import tiny_clip, tiny_model
+from vaemotion.contract.front_end import PATHS, Clip, window_at
+from vaemotion.contract.prediction import Question
+from vaemotion.model.emo_adapter import CONSTRUCTS, AdapterOutput
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.training.emotion import audio_token_ages_s
+
+CONTENT = Question("What is this?", ("rooster", "sea waves", "bell"), "content")
+EMOTION = Question("Which emotion does it express?", ("awe", "fear"), "emotion")
+
+
+@pytest.fixture(scope="module")
+def model() -> VAEmotionLLM:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def predictor(model: VAEmotionLLM) -> Predictor:
+    return checkpoint_predictor(model)
+
+
+def tokens(pictures: int, *, sound: bool = True, audio_age_s: float = 0.0) -> Tokens:
+    rng = np.random.default_rng(pictures)
+    ages = 0.05 + 0.4 * np.arange(pictures, dtype=np.float32)[::-1]
+    visual = rng.standard_normal((pictures, 4, 64)).astype(np.float32)
+    audio = rng.standard_normal((5 if sound else 0, 64)).astype(np.float32)
+    return Tokens(visual, ages, audio, audio_age_s)
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 3, 4])
+def test_pictures_are_right_aligned_and_only_they_are_unmasked(model: VAEmotionLLM, pictures: int) -> None:
+    given = tokens(pictures)
+    made = adapter_inputs(given, checkpoint_constants(model))
+    assert made["visual_tokens"].shape == (1, 16, 64)
+    assert made["visual_mask"][0].tolist() == [False] * (16 - 4 * pictures) + [True] * (4 * pictures)
+    assert np.array_equal(made["visual_tokens"][0, 16 - 4 * pictures :], given.visual.reshape(-1, 64))
+    assert np.array_equal(made["visual_age_s"][0, 16 - 4 * pictures :], given.frame_ages_s.repeat(4))
+
+
+@pytest.mark.parametrize("audio_age_s", [0.0, 0.07])
+def test_sounds_ages_are_those_of_the_training(model: VAEmotionLLM, audio_age_s: float) -> None:
+    made = adapter_inputs(tokens(2, audio_age_s=audio_age_s), checkpoint_constants(model))
+    np.testing.assert_allclose(made["audio_age_s"][0], audio_token_ages_s(model) + audio_age_s, atol=1e-6)
+    assert made["audio_mask"].all()
+    assert not adapter_inputs(tokens(2, sound=False), checkpoint_constants(model))["audio_mask"].any()
+
+
+def test_names_and_types_are_those_of_the_exported_adapter(model: VAEmotionLLM, predictor: Predictor) -> None:
+    from export.to_onnx import device_parts
+
+    made, part = adapter_inputs(tokens(3), predictor.constants), device_parts(model)["emo_adapter"]
+    assert list(made) == list(part.inputs)
+    for name, example in part.inputs.items():
+        assert made[name].shape == (1, *example.shape[1:])
+        assert made[name].dtype == example.numpy().dtype
+
+
+def by_hand(model: VAEmotionLLM, clip: Clip, path: str) -> tuple[Tensor | None, Tensor | None, AdapterOutput]:
+    """Plain tokens of the clip's last window and the adapter's output, written without the predictor. The clip fills the window."""
+    assert model.audio is not None
+    assert model.adapter is not None
+    inputs = window_at(clip, clip.duration_s, path, model.config.front_end)
+    hears, sees = path != "visual", path != "audio"
+    with torch.no_grad():
+        visual = model.vision(torch.from_numpy(inputs.pixels)).reshape(1, 16, 64) if sees else None
+        audio = model.audio(torch.from_numpy(inputs.log_mel)) if hears else None
+        out = model.adapter(
+            torch.zeros(1, 5, 64) if audio is None else audio,
+            torch.full((1, 5), hears),
+            audio_token_ages_s(model)[None],
+            torch.zeros(1, 16, 64) if visual is None else visual,
+            torch.full((1, 16), sees),
+            torch.tensor([[1.2, 0.8, 0.4, 0.0]]).repeat_interleave(4, dim=1),
+        )
+    return visual, audio, out
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_affect_is_the_adapters_for_the_expressed_construct(
+    model: VAEmotionLLM, predictor: Predictor, path: str
+) -> None:
+    clip = tiny_clip()
+    affect = predictor(clip, path, []).affect
+    out, expressed = by_hand(model, clip, path)[2], CONSTRUCTS.index("expressed")
+    np.testing.assert_allclose((affect.valence, affect.arousal), out.valence_arousal[0, expressed], atol=1e-5)
+    np.testing.assert_allclose((affect.valence_sd, affect.arousal_sd), out.spread[0, expressed], atol=1e-5)
+    np.testing.assert_allclose(affect.emotions, out.emotion_logits[0, expressed].softmax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("question", [CONTENT, EMOTION], ids=lambda question: question.task)
+def test_emotion_questions_read_enhanced_tokens_and_content_questions_plain_ones(
+    model: VAEmotionLLM, predictor: Predictor, path: str, question: Question
+) -> None:
+    clip = tiny_clip(1)
+    visual, audio, out = by_hand(model, clip, path)
+    enhanced = (
+        out.visual_tokens if visual is not None else None,
+        out.audio_tokens if audio is not None else None,
+    )
+    expected: dict[str, list[float]] = {"content": [], "emotion": []}
+    for task, (seen, heard) in (("content", (visual, audio)), ("emotion", enhanced)):
+        newest = (
+            None if seen is None else seen[:, -2 * 4 :]
+        )  # the language model reads the newest two pictures
+        for option in question.options:
+            text = model.text_batch([question.text], [option])
+            with torch.no_grad():
+                logits = (
+                    model.answer_logits(model.media_embeddings(newest, heard, 1), text)
+                    .double()
+                    .log_softmax(-1)
+                )
+            expected[task].append(logits.gather(1, text.ids[text.answer][:, None]).mean().item())
+    (answers,) = predictor(clip, path, [question]).answers
+    np.testing.assert_allclose(answers, expected[question.task], atol=1e-4)
+    assert np.abs(np.subtract(expected["content"], expected["emotion"])).max() > 1e-2
+
+
+def test_a_path_ignores_the_other_modality_altogether(predictor: Predictor) -> None:
+    clip, other = tiny_clip(1), tiny_clip(2)
+    for path, mixed in (
+        ("audio", Clip(other.frames, other.frame_times_s, clip.samples)),
+        ("visual", Clip(clip.frames, clip.frame_times_s, other.samples)),
+    ):
+        first, second = (predictor(c, path, [CONTENT, EMOTION]) for c in (clip, mixed))
+        assert first.affect.valence == second.affect.valence
+        assert np.array_equal(first.affect.emotions, second.affect.emotions)
+        for a, b in zip(first.answers, second.answers, strict=True):
+            assert np.array_equal(a, b)
+    assert predictor(clip, "audio", []).affect.valence != predictor(other, "audio", []).affect.valence
+    assert predictor(clip, "visual", []).affect.valence != predictor(other, "visual", []).affect.valence
+
+
+def test_a_lone_picture_is_read(predictor: Predictor) -> None:
+    picture = Clip(tiny_clip().frames[:1], (0.0,))
+    prediction = predictor(picture, "visual", [CONTENT])
+    assert np.isfinite(prediction.answers[0]).all()
+    assert prediction.answers[0].shape == (3,)
+    assert -1 <= prediction.affect.valence <= 1
+    assert prediction.affect.emotions.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_clip_that_has_just_begun_fills_only_the_windows_end(predictor: Predictor) -> None:
+    inputs = window_at(tiny_clip(), 0.5, "audio-visual", predictor.constants.front_end)
+    encoded = predictor.encode(inputs)
+    assert encoded.visual.shape == (2, 4, 64)
+    affect, enhanced = predictor.adapt(encoded)
+    assert enhanced.visual.shape == (2, 4, 64)
+    assert enhanced.audio.shape == (5, 64)
+    assert not np.array_equal(enhanced.visual, encoded.visual)
+    assert -1 <= affect.arousal <= 1
+
+
+def test_sound_that_ended_before_the_moment_is_as_old_as_it_is(predictor: Predictor) -> None:
+    clip = tiny_clip(duration_s=3.0)
+    assert clip.samples is not None
+    shorter = Clip(clip.frames, clip.frame_times_s, clip.samples[:24_000])  # 1.5 s of sound, 3 s of pictures
+    encoded = predictor.encode(window_at(shorter, 3.0, "audio-visual", predictor.constants.front_end))
+    assert encoded.audio_age_s == pytest.approx(1.5, abs=0.02)
+
+
+def test_prompt_and_options_are_the_trainings(model: VAEmotionLLM, predictor: Predictor) -> None:
+    text = model.text_batch([CONTENT.text], ["rooster"])
+    assert predictor.option_ids("rooster") == text.ids[text.answer].tolist()
+    question = text.ids[0, ~text.answer[0]]
+    empty = Tokens(
+        np.zeros((0, 4, 64), np.float32), np.zeros(0, np.float32), np.zeros((0, 64), np.float32), 0.0
+    )
+    np.testing.assert_array_equal(
+        predictor.prompt(empty, CONTENT.text), model.embed(question).detach().numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("clip", "path", "missing"), [("seen", "audio", "sound"), ("heard", "visual", "pictures")]
+)
+def test_a_modality_that_is_not_there_is_said(
+    predictor: Predictor, clip: str, path: str, missing: str
+) -> None:
+    whole = tiny_clip()
+    lacking = Clip(whole.frames, whole.frame_times_s) if clip == "seen" else Clip(samples=whole.samples)
+    for wanted in (path, "audio-visual"):
+        with pytest.raises(ValueError, match=f"'{wanted}' needs {missing}"):
+            predictor(lacking, wanted, [])

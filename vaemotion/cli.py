@@ -1,0 +1,260 @@
+"""The command line: `vaemotion <command>`. One lazy line per command, no logic.
+
+Heavy imports stand inside the functions, so that `vaemotion --help` answers at once and each command works with
+the packages that it needs itself. `main` is the single error boundary: exit codes are 0 fine, 1 failed, 2 wrong
+usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from vaemotion.contract.errors import UserError
+
+_HELP = "Teach a vision-language model to hear and to feel, export it, and run it on a small device."
+
+
+def _group(help_text: str) -> typer.Typer:
+    # Tracebacks belong to --debug, and `main` sees to them.
+    return typer.Typer(help=help_text, add_completion=False, pretty_exceptions_enable=False)
+
+
+app = _group(_HELP)
+train_app = _group("Train the tiny model: base, then align, then emotion.")
+bundle_app = _group("Look into bundles.")
+evaluate_app = _group("Measure a checkpoint or a bundle.")
+data_app = _group("Check, describe and make data.")
+build_app = _group("Write a data set to disk.")
+app.add_typer(train_app, name="train")
+app.add_typer(bundle_app, name="bundle")
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(data_app, name="data")
+data_app.add_typer(build_app, name="build")
+
+Config = Annotated[Path, typer.Option("--config", help="TOML file with the configuration.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value; may be repeated.")
+]
+TrainOut = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the run; default: the config's own.")
+]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Continue from the newest saved state.")]
+Manifest = Annotated[Path, typer.Argument(help="Data manifest, JSON lines.")]
+MediaRoot = Annotated[Path, typer.Option("--media-root", help="Folder that the manifest's paths start from.")]
+Bundle = Annotated[Path, typer.Argument(help="Bundle folder.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"vaemotion {version('vaemotion')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Options of every command; `main` takes --debug out before the parser sees it, so here it is help text only."""
+
+
+@train_app.command("base")
+def train_base(
+    config: Config, overrides: Overrides = None, out: TrainOut = None, resume: Resume = True
+) -> None:
+    """Train the tiny vision-language base from scratch."""
+    from vaemotion.training.base_vlm import train
+
+    train(config, overrides or [], out, resume)
+
+
+@train_app.command("align")
+def train_align(
+    config: Config, overrides: Overrides = None, out: TrainOut = None, resume: Resume = True
+) -> None:
+    """Stage 1: teach the frozen base to hear by seeing."""
+    from vaemotion.training.vg_align import train
+
+    train(config, overrides or [], out, resume)
+
+
+@train_app.command("emotion")
+def train_emotion(
+    config: Config, overrides: Overrides = None, out: TrainOut = None, resume: Resume = True
+) -> None:
+    """Stage 2: train the EmoAdapter on what works express."""
+    from vaemotion.training.emotion import train
+
+    train(config, overrides or [], out, resume)
+
+
+@app.command("export")
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle; must not exist yet.")],
+) -> None:
+    """Turn a checkpoint into a verified bundle."""
+    from export.pack import export_bundle
+
+    export_bundle(checkpoint, out)
+
+
+@app.command("verify")
+def verify_bundle(
+    bundle: Bundle,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Checkpoint that the bundle must agree with.")
+    ] = None,
+) -> None:
+    """Prove that a bundle is whole and still computes what it did when it was exported."""
+    from export.verify import verify
+
+    verify(bundle, against)
+
+
+@bundle_app.command("inspect")
+def bundle_inspect(
+    bundle: Bundle, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Print what a bundle holds and where it comes from."""
+    from export.pack import inspect
+
+    inspect(bundle, as_json)
+
+
+@evaluate_app.command("benchmark")
+def evaluate_benchmark(
+    manifest: Manifest,
+    model: Annotated[Path, typer.Option("--model", help="Bundle or checkpoint folder.")],
+    media_root: MediaRoot,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    split: Annotated[str | None, typer.Option("--split", help="Use this split only; default: all.")] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Answer a manifest's questions and report accuracy, CCC, PCC and RMSE per path."""
+    from export.predictors import load_predictor
+    from vaemotion.evaluation.benchmark import run_benchmark
+
+    run_benchmark(
+        manifest, media_root, model, load_predictor, out, split=split, bootstrap=bootstrap, seed=seed
+    )
+
+
+@data_app.command("validate")
+def data_validate(
+    manifest: Manifest,
+    media_root: MediaRoot,
+    hashes: Annotated[
+        bool, typer.Option("--hashes/--no-hashes", help="Compare SHA-256 of the media.")
+    ] = True,
+) -> None:
+    """Report every problem of a data manifest at once, with line numbers."""
+    from vaemotion.data.manifest import validate
+
+    validate(manifest, media_root, check_hashes=hashes)
+
+
+@data_app.command("stats")
+def data_stats(
+    split: Annotated[str, typer.Option("--split", help="Split of the procedural art.")] = "validation",
+    count: Annotated[int, typer.Option("--count", min=50, help="Works to look at.")] = 600,
+    train_count: Annotated[
+        int, typer.Option("--train-count", min=100, help="Works that the trivial baselines learn from.")
+    ] = 1500,
+) -> None:
+    """Describe the procedural art, with oracle ceilings and what trivial baselines reach on it."""
+    from vaemotion.data.stats import print_stats
+
+    print_stats(split, count, train_count)
+
+
+@build_app.command("procedural")
+def data_build_procedural(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the media and manifest.jsonl.")],
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Works to write.")],
+    seed: Seed = 0,
+) -> None:
+    """Write works of procedural art as clips with a manifest."""
+    from vaemotion.data.build import build_procedural
+
+    build_procedural(out, split, count, seed)
+
+
+# The extra that brings a package which some command needs and a device may lack.
+_EXTRA_OF = {
+    "accelerate": "train",
+    "gguf": "export",
+    "llama_cpp": "llm",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "safetensors": "train",
+    "sklearn": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "transformers": "train",
+}
+
+
+def _sentence_and_code(error: BaseException) -> tuple[str, int]:
+    """What to print about an error, and the exit code that goes with it."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, TyperException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, Abort)):
+        return "interrupted", 130
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if extra := _EXTRA_OF.get(package):
+            return f"this command needs {package}: install it with `pip install 'vaemotion[{extra}]'`", 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}", 1
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug", 1
+
+
+def _refuse_foreign_packages() -> None:
+    """This is an application for its own environment: its plain package names may be taken by somebody else."""
+    from importlib.util import find_spec
+
+    home = Path(__file__).resolve().parents[1]
+    for name in ("runtime", "calibration", "export"):
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
+        if found != home:
+            what = "is missing" if found is None else f"in {found} is another project's"
+            raise UserError(f"package {name!r} {what}: install vaemotion into an environment of its own")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. arguments: without the program's name; default: the process's own. Returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
+    try:
+        _refuse_foreign_packages()
+        result: object = app(words, prog_name="vaemotion", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        sentence, exit_code = _sentence_and_code(error)
+        print(f"vaemotion: error: {sentence}", file=sys.stderr)
+        return exit_code
+    return result if isinstance(result, int) else 0

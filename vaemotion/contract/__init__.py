@@ -1,0 +1,1 @@
+"""What training and the device must agree on: NumPy, OpenCV and soxr only."""

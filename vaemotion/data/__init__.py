@@ -1,0 +1,1 @@
+"""Data: procedural audio-visual art, manifests, loading."""

@@ -1,0 +1,86 @@
+"""One item of a data manifest: a question about a medium, or a label of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+SPLITS = ("train", "validation", "test")
+TASKS = ("content", "emotion")
+PAIRINGS = ("synchronised", "matched", "none")
+CONSTRUCTS = ("expressed", "induced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question about one medium, or one label of it.
+
+    ``video``, ``image``, ``audio``: paths relative to the media root. ``t0``, ``t1``: the part of the medium, in
+    seconds; None is its start, its end. ``pairing``: do picture and sound belong to one event (synchronised), only to
+    one class (matched), or is there nothing paired (none)? ``audible``: is the answer in the sound at all?
+    ``modality``: the path that the item is for. ``valence``, ``arousal``: in [-1, 1], ``_sd`` their spread over
+    raters. ``construct``: what the labels say, the emotion that the work expresses or the one that it induces.
+    ``emotion_distribution``: over ``contract.emotions.EMOTIONS``. ``sha256``: see `content_sha256`.
+    """
+
+    id: str
+    video: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    t0: float | None = None
+    t1: float | None = None
+    pairing: str
+    question: str | None = None
+    answer: str | None = None
+    options: tuple[str, ...] | None = None
+    answer_index: int | None = None
+    task: str
+    audible: bool | None = None
+    modality: str
+    valence: float | None = None
+    arousal: float | None = None
+    valence_sd: float | None = None
+    arousal_sd: float | None = None
+    construct: str | None = None
+    emotion_distribution: tuple[float, ...] | None = None
+    n_raters: int | None = None
+    split: str
+    work_id: str
+    creator_id: str
+    source: str
+    license: str
+    sha256: str
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The paths that the item has, in the order that `content_sha256` reads them."""
+        return tuple(path for path in (self.video, self.image, self.audio) if path is not None)
+
+    def to_json(self) -> str:
+        """One line, without the fields that are None."""
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return json.dumps(present, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``line`` counts from 1; 0 is the file as a whole."""
+
+    line: int
+    message: str
+
+
+def content_sha256(media: Iterable[Path]) -> str:
+    """SHA-256 of the files' bytes one after the other, in the order video, image, audio; hexadecimal.
+
+    Of a single file it is what ``sha256sum`` prints.
+    """
+    digest = hashlib.sha256()
+    for path in media:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

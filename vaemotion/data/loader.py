@@ -1,0 +1,273 @@
+"""Media files → `Clip`, and back: PyAV decodes video and sound, OpenCV pictures.
+
+In: an item of a manifest (or `Media`) and the media root. Out: upright RGB frames with their own timestamps and one
+channel of sound at 16 kHz, both counted from the clip's start. Whatever cannot be decoded whole is a `MediaError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from av.error import FFmpegError
+
+from vaemotion.contract.audio import downmix, resample
+from vaemotion.contract.errors import UserError
+from vaemotion.contract.front_end import Clip
+from vaemotion.contract.image import rotate
+from vaemotion.data.item import Item
+
+MAX_DECODED_BYTES = 4 << 30
+_EPSILON_S = 1e-6
+_PREROLL_S = 1.0  # a decoder that starts in mid-stream needs a moment until its output is right
+_GAP_S = 0.02  # timestamps of sound jitter by less; more is a hole, filled with silence
+_TRUNCATION_S = 0.25
+# Containers that store their duration; the others' is estimated, and would refuse sound files.
+_EXACT_DURATION = ("matroska", "mov", "wav", "flac")
+
+
+T = TypeVar("T")
+
+
+class MediaError(UserError):
+    """A medium that is missing, truncated, empty or no medium."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """Paths relative to the media root, and the part to read in seconds (None: its start, its end)."""
+
+    video: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    t0: float | None = None
+    t1: float | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The part of a file to read."""
+
+    path: Path
+    t0_s: float
+    t1_s: float  # inf: to the end
+
+
+@dataclass
+class _Frames:
+    frames: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+    end_s: float = 0.0  # where the last frame ends, from the file's start
+
+
+def load_clip(media: Item | Media, media_root: Path = Path()) -> Clip:
+    """Decode a medium.
+
+    Every frame keeps its own timestamp; the frame shown at ``t0`` is stamped 0. Frames are rotated upright, alpha lies on white. Sound
+    is the mean of the channels at 16 kHz; a sound file takes the place of a video's own track. ``t0`` and ``t1`` cut
+    video and sound alike. Raises MediaError, one sentence, for whatever is missing, truncated, empty or undecodable,
+    and for more than 4 GiB of pictures (give ``t0`` and ``t1``).
+    """
+    t0_s, t1_s = media.t0 or 0.0, float("inf") if media.t1 is None else media.t1
+    shown, samples = _Frames(), None
+    if media.image is not None:
+        shown = _Frames([_read_picture(media_root / media.image)], [0.0])
+    elif media.video is not None:
+        part = _Part(media_root / media.video, t0_s, t1_s)
+        shown, samples = _read_video(part, with_sound=media.audio is None)
+    if media.audio is not None:
+        samples = _read_sound_file(_Part(media_root / media.audio, t0_s, t1_s))
+    if not shown.frames and samples is None:
+        raise MediaError("there is nothing to load: give video, image or audio")
+    return Clip(tuple(shown.frames), tuple(shown.times_s), samples)
+
+
+def _read_video(part: _Part, *, with_sound: bool) -> tuple[_Frames, npt.NDArray[np.float32] | None]:
+    shown = _decoded(part, "video", _collect_frames)
+    if not shown.frames:
+        raise MediaError(f"{part.path} shows no picture{_within(part)}")
+    samples, sound_end_s = None, 0.0
+    if with_sound and _decoded(part, "video", lambda container, _: bool(container.streams.audio)):
+        samples, sound_end_s = _decoded(part, "sound", _collect_samples)
+    _refuse_truncated(part, max(shown.end_s, sound_end_s))
+    return shown, samples
+
+
+def _read_sound_file(part: _Part) -> npt.NDArray[np.float32]:
+    samples, end_s = _decoded(part, "sound", _collect_samples)
+    if samples.size == 0:
+        raise MediaError(f"{part.path} holds no sound{_within(part)}")
+    _refuse_truncated(part, end_s)
+    return samples
+
+
+def _within(part: _Part) -> str:
+    return "" if part.t0_s == 0 and part.t1_s == float("inf") else f" between {part.t0_s} s and {part.t1_s} s"
+
+
+def _decoded(part: _Part, what: str, collect: Callable[[Any, _Part], T]) -> T:
+    """Open the file and hand it to ``collect``; every way in which that can fail becomes a MediaError."""
+    _refuse_unusable(part.path)
+    try:
+        with av.open(str(part.path)) as container:
+            if not (container.streams.video if what == "video" else container.streams.audio):
+                raise MediaError(f"{part.path} has no {what}")
+            return collect(container, part)
+    except FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        raise MediaError(f"{part.path} cannot be decoded as {what}: {reason}") from error
+
+
+def _refuse_unusable(path: Path) -> None:
+    if not path.is_file():
+        raise MediaError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+    size = path.stat().st_size
+    if size == 0:
+        raise MediaError(f"{path} is empty")
+    with path.open("rb") as file:
+        head = file.read(8)
+    # FFmpeg takes a WAV's length from the file, not from its header. 0 and 0xFFFFFFFF: written as a stream.
+    promised = 8 + int.from_bytes(head[4:], "little") if head.startswith(b"RIFF") else 0
+    if size < promised < 0xFFFFFFFF:
+        raise MediaError(f"{path} is truncated: it holds {size} of {promised} bytes")
+
+
+def _refuse_truncated(part: _Part, end_s: float) -> None:
+    with av.open(str(part.path)) as container:
+        promised_s = (container.duration or 0) / av.time_base
+        exact = any(name in container.format.name for name in _EXACT_DURATION)
+    expected_s = min(promised_s, part.t1_s)
+    if exact and end_s < expected_s - _TRUNCATION_S:
+        raise MediaError(f"{part.path} is truncated: it ends after {end_s:.2f} s of {expected_s:.2f} s")
+
+
+def _frames_from(container: Any, stream: Any, part: _Part) -> Iterator[tuple[float, Any]]:
+    """Decoded frames with their times from the file's start, from somewhat before ``t0`` to ``t1``."""
+    origin_s = (container.start_time or 0) / av.time_base
+    if part.t0_s > 2 * _PREROLL_S:
+        target_s = origin_s + part.t0_s - _PREROLL_S
+        container.seek(int(target_s / stream.time_base), stream=stream)
+    for frame in container.decode(stream):
+        if frame.time is None:
+            raise MediaError(f"{part.path} cannot be read: a frame has no timestamp")
+        time_s = frame.time - origin_s
+        if time_s >= part.t1_s - _EPSILON_S:
+            return
+        yield time_s, frame
+
+
+def _collect_frames(container: Any, part: _Part) -> _Frames:
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    shown, n_bytes = _Frames(), 0
+    before: Any = None  # the newest frame before t0: it is what is seen at t0
+    for time_s, frame in _frames_from(container, stream, part):
+        if frame.is_corrupt:
+            raise MediaError(f"{part.path} is damaged at {time_s:.2f} s")
+        shown.end_s = time_s + (frame.duration or 0) * float(frame.time_base)
+        if time_s < part.t0_s - _EPSILON_S:
+            before = frame
+            continue
+        if before is not None and time_s > part.t0_s + _EPSILON_S:
+            _add(shown, 0.0, before)
+        before = None
+        n_bytes += _add(shown, max(0.0, time_s - part.t0_s), frame)
+        if n_bytes > MAX_DECODED_BYTES:
+            raise MediaError(
+                f"{part.path} is too long to decode at once (over 4 GiB of pictures): give t0 and t1"
+            )
+    if before is not None and shown.end_s > part.t0_s:
+        _add(shown, 0.0, before)
+    return shown
+
+
+def _add(shown: _Frames, time_s: float, frame: Any) -> int:
+    picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)  # (H, W, 3)
+    # FFmpeg's display matrix turns counterclockwise; only quarter turns are known to cameras.
+    shown.frames.append(rotate(picture, -90 * round(frame.rotation / 90)))
+    shown.times_s.append(time_s)
+    return picture.nbytes
+
+
+def _collect_samples(container: Any, part: _Part) -> tuple[npt.NDArray[np.float32], float]:
+    """Returns (n,) float32 at 16 kHz from ``t0`` on, and where the sound ends in the file, in seconds."""
+    stream = container.streams.audio[0]
+    to_float = av.AudioResampler(
+        format="fltp"
+    )  # sample format only: the rate is changed by the contract's soxr
+    blocks: list[npt.NDArray[np.float32]] = []
+    rate_hz, position, first_s = 0, 0, 0.0
+    for time_s, frame in _frames_from(container, stream, part):
+        for block in to_float.resample(frame):
+            if rate_hz and block.sample_rate != rate_hz:
+                raise MediaError(
+                    f"{part.path} changes its sample rate from {rate_hz} to {block.sample_rate} Hz"
+                )
+            if not blocks:
+                rate_hz, first_s = block.sample_rate, time_s
+            hole = round((time_s - first_s) * rate_hz) - position
+            if hole > _GAP_S * rate_hz:
+                blocks.append(np.zeros(hole, np.float32))
+                position += hole
+            blocks.append(downmix(np.asarray(block.to_ndarray(), np.float32).T))  # (channels, n) → (n,)
+            position += block.samples
+    if not blocks:
+        return np.zeros(0, np.float32), 0.0
+    samples, end_s = np.concatenate(blocks), first_s + position / rate_hz
+    skip = round((part.t0_s - first_s) * rate_hz)  # negative: the sound begins after t0
+    samples = samples[skip:] if skip >= 0 else np.pad(samples, (-skip, 0))
+    if part.t1_s < float("inf"):
+        samples = samples[: round((part.t1_s - part.t0_s) * rate_hz)]
+    if not np.isfinite(samples).all():
+        raise MediaError(f"{part.path} holds sound values that are not finite")
+    return resample(samples, rate_hz), end_s
+
+
+def _read_picture(path: Path) -> npt.NDArray[np.uint8]:
+    """Returns (H, W, 3) uint8 RGB. EXIF orientation is applied; alpha lies on white."""
+    _refuse_unusable(path)
+    data = path.read_bytes()
+    if _ends_early(data):
+        raise MediaError(f"{path} is truncated: the picture's end is missing")
+    encoded = np.frombuffer(data, np.uint8)
+    raw = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
+        return _on_white(raw)
+    # A second look: IMREAD_COLOR also applies EXIF's orientation and brings 16 bits and grey to 8-bit colour.
+    colour = _imdecode(encoded, cv2.IMREAD_COLOR)
+    if raw is None or colour is None:
+        raise MediaError(f"{path} cannot be decoded as a picture")
+    return np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _imdecode(encoded: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[Any] | None:
+    try:
+        return cv2.imdecode(encoded, flags)
+    except cv2.error:  # some decoders raise where others return None
+        return None
+
+
+def _on_white(bgra: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    scaled = bgra.astype(np.float32) / np.iinfo(bgra.dtype).max  # (H, W, 4) in [0, 1]
+    rgb, alpha = scaled[..., 2::-1], scaled[..., 3:]
+    return np.round(255 * (rgb * alpha + (1 - alpha))).astype(np.uint8)
+
+
+def _ends_early(data: bytes) -> bool:
+    """OpenCV fills up truncated JPEG and PNG files with grey, and only prints a warning: look for their end marks."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        if data[position + 1] == 0xDA:  # start of scan: behind it the first end mark is the picture's own
+            return b"\xff\xd9" not in data[position:]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True

@@ -1,0 +1,217 @@
+"""What makes a manifest's item sound. Every function returns all the problems that it finds, as plain sentences.
+
+In: the values of one line, or all items with their line numbers. Out: problems; an empty list is a sound manifest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from vaemotion.contract.emotions import EMOTIONS
+from vaemotion.contract.front_end import PATHS
+from vaemotion.data.item import CONSTRUCTS, PAIRINGS, SPLITS, TASKS, Item, Problem, content_sha256
+
+MEDIA_FIELDS = ("video", "image", "audio")
+_FIELDS = frozenset(f.name for f in fields(Item))
+_REQUIRED = tuple(f.name for f in fields(Item) if f.default is MISSING)
+_HEX = frozenset("0123456789abcdef")
+
+Check = tuple[str, Callable[[Any], bool]]
+
+
+def _is_number(value: Any) -> bool:
+    # A comparison, because math.isfinite() raises for integers beyond a float's range.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _number(low: float, high: float, expected: str) -> Check:
+    return expected, lambda value: _is_number(value) and low <= value <= high
+
+
+def _whole(low: int, expected: str) -> Check:
+    return expected, lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _one_of(names: tuple[str, ...]) -> Check:
+    return f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_options(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 2
+        and all(map(_is_text, value))
+        and len(set(value)) == len(value)
+    )
+
+
+def _is_distribution(value: Any) -> bool:
+    sound = isinstance(value, list) and len(value) == len(EMOTIONS) and all(map(_is_number, value))
+    return sound and min(value) >= 0 and abs(sum(value) - 1) <= 1e-3
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
+
+
+def stays_inside(value: Any) -> bool:
+    """A relative path with forward slashes that names no folder above the media root."""
+    if not isinstance(value, str) or not value or "\0" in value or "\\" in value:
+        return False
+    path = PurePosixPath(value)
+    anchored = path.is_absolute() or bool(PureWindowsPath(value).anchor)
+    return not anchored and ".." not in path.parts and path != PurePosixPath(".")
+
+
+_TEXT: Check = ("a text that is not empty", _is_text)
+_PATH: Check = ("a path relative to the media root, not leaving it", stays_inside)
+_SECONDS = _number(0, math.inf, "seconds, at least 0")
+_AFFECT = _number(-1, 1, "a number in [-1, 1]")
+_SPREAD = _number(0, math.inf, "a number, at least 0")
+_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(MEDIA_FIELDS, _PATH),
+    **dict.fromkeys(("id", "question", "answer", "work_id", "creator_id", "source", "license"), _TEXT),
+    **dict.fromkeys(("t0", "t1"), _SECONDS),
+    **dict.fromkeys(("valence", "arousal"), _AFFECT),
+    **dict.fromkeys(("valence_sd", "arousal_sd"), _SPREAD),
+    "pairing": _one_of(PAIRINGS),
+    "task": _one_of(TASKS),
+    "modality": _one_of(PATHS),
+    "construct": _one_of(CONSTRUCTS),
+    "split": _one_of(SPLITS),
+    "options": ("a list of two or more different texts", _is_options),
+    "answer_index": _whole(0, "a whole number, at least 0"),
+    "audible": ("true or false", lambda value: isinstance(value, bool)),
+    "emotion_distribution": (f"{len(EMOTIONS)} numbers, at least 0, that sum to 1", _is_distribution),
+    "n_raters": _whole(1, "a whole number, at least 1"),
+    "sha256": ("64 hexadecimal digits in lower case", _is_sha256),
+}
+
+
+def item_problems(values: dict[str, Any]) -> list[str]:
+    """Everything that is wrong with one line's values by themselves. A field that is null counts as absent."""
+    problems = [f"unknown field {name!r}" for name in sorted(set(values) - _FIELDS)]
+    problems += [f"field {name!r} is missing" for name in _REQUIRED if values.get(name) is None]
+    wrong = set()
+    for name, (expected, is_sound) in _CHECKS.items():
+        value = values.get(name)
+        if value is not None and not is_sound(value):
+            wrong.add(name)
+            problems.append(f"{name} must be {expected}, got {_shown(value)}")
+    sound = {name: value for name, value in values.items() if value is not None and name not in wrong}
+    return problems + _answer_problems(sound) + _media_problems(sound) + _label_problems(sound)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _answer_problems(values: dict[str, Any]) -> list[str]:
+    problems: list[str] = []
+    options, index, answer = (values.get(name) for name in ("options", "answer_index", "answer"))
+    if (options is None) != (index is None):
+        problems.append("options and answer_index go together, and one of them is missing or wrong")
+    elif options is not None and index is not None and index >= len(options):
+        problems.append(f"answer_index {index} points outside the {len(options)} options")
+    elif options is not None and answer is not None and answer != options[index]:
+        problems.append(f"answer {answer!r} is not option {index}, {options[index]!r}")
+    if values.get("question") is None and (options is not None or answer is not None):
+        problems.append("an answer or options without a question")
+    if values.get("question") is not None and options is None and answer is None:
+        problems.append("a question without an answer or options")
+    return problems
+
+
+def _media_problems(values: dict[str, Any]) -> list[str]:
+    problems: list[str] = []
+    if not any(name in values for name in MEDIA_FIELDS):
+        problems.append("there is no medium: give video, image or audio")
+    if "video" in values and "image" in values:
+        problems.append("video and image exclude each other")
+    modality = values.get("modality")
+    # A video may bring its own sound; whether it does shows when it is decoded.
+    if modality in ("audio", "audio-visual") and not ("audio" in values or "video" in values):
+        problems.append(f"modality {modality!r} needs sound: give audio or video")
+    if modality in ("visual", "audio-visual") and not ("video" in values or "image" in values):
+        problems.append(f"modality {modality!r} needs pictures: give video or image")
+    if "t1" in values and values["t1"] <= values.get("t0", 0):
+        problems.append(f"t1 ({values['t1']}) must come after t0 ({values.get('t0', 0)})")
+    return problems
+
+
+def _label_problems(values: dict[str, Any]) -> list[str]:
+    labels = [name for name in ("valence", "arousal", "emotion_distribution") if name in values]
+    problems = [
+        f"{name}_sd without {name}"
+        for name in ("valence", "arousal")
+        if f"{name}_sd" in values and name not in values
+    ]
+    if labels and "construct" not in values:
+        problems.append(f"{labels[0]} needs a construct: {' or '.join(CONSTRUCTS)}")
+    if not labels and "question" not in values:
+        problems.append("nothing to learn or to ask: give a question, or labels")
+    return problems
+
+
+def check_splits(items: Sequence[tuple[int, Item]]) -> list[Problem]:
+    """Ids are distinct, and no work and no creator stands in two splits."""
+    problems: list[Problem] = []
+    first_of_id: dict[str, int] = {}
+    for line, item in items:
+        if (first := first_of_id.setdefault(item.id, line)) != line:
+            problems.append(Problem(line, f"id {item.id!r} was used in line {first}"))
+    for name in ("work_id", "creator_id"):
+        home: dict[str, tuple[int, str]] = {}
+        for line, item in items:
+            owner = getattr(item, name)
+            first_line, split = home.setdefault(owner, (line, item.split))
+            if split != item.split:
+                message = (
+                    f"{name} {owner!r} is in split {item.split!r} here and in {split!r} in line {first_line}"
+                )
+                problems.append(Problem(line, message))
+    return problems
+
+
+def check_media(items: Sequence[tuple[int, Item]], media_root: Path, *, check_hashes: bool) -> list[Problem]:
+    """Every file is there, below the media root also when links are followed, and has the item's SHA-256."""
+    root = Path(os.path.realpath(media_root))
+    problems: list[Problem] = []
+    states: dict[str, str | None] = {}
+    hashes: dict[tuple[str, ...], str] = {}
+    for line, item in items:
+        wrong = [message for path in item.media if (message := _state(path, root, states))]
+        problems += [Problem(line, message) for message in wrong]
+        if not check_hashes or wrong:
+            continue
+        if item.media not in hashes:
+            hashes[item.media] = content_sha256(root / path for path in item.media)
+        if hashes[item.media] != item.sha256:
+            names = " and ".join(item.media)
+            problems.append(
+                Problem(line, f"sha256 differs: {names} is not the file that the item was made from")
+            )
+    return problems
+
+
+def _state(path: str, root: Path, states: dict[str, str | None]) -> str | None:
+    """What is wrong with a file, or None; each is looked at once."""
+    if path not in states:
+        target = Path(os.path.realpath(root / path))
+        if not target.is_relative_to(root):
+            states[path] = f"{path} leaves the media root through a link"
+        elif not os.path.isfile(target):  # pathlib's raises for names too long
+            states[path] = f"{path} does not exist below the media root {root}"
+        else:
+            states[path] = None
+    return states[path]

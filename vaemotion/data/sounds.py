@@ -1,0 +1,140 @@
+"""Synthesis of a work's sound, in time with the work's events.
+
+In: a `Work` and a range of samples. Out: float32 mono at 16 kHz. A class is told by its structure in time and by the
+relations of its partials; its mean spectrum is blurred by equalisation, background noise, a pad and register. Affect
+is in every sound: mode in chord, pad and melody; register in all pitches; roughness as amplitude modulation at
+30 .. 45 Hz, beating and distortion; energy as loudness and density; tempo as the rate of the events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from vaemotion.contract.audio import SAMPLE_RATE_HZ
+from vaemotion.data.sound_classes import SOUNDS, Sound
+from vaemotion.data.synthesis import Voice, from_table, line_table, make_voice, noise_table, play, with_echoes
+from vaemotion.data.works import Work, beat_position, event_rate_hz, event_times
+
+_PI = np.pi
+_QUIET_DB = -29.0  # level of the class's own sound at energy -1, dB re full scale
+_DYNAMICS_DB = 15.0  # what energy adds up to +1
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Everything about a work's sound that does not depend on time."""
+
+    sound: Sound
+    level: float
+    bed: np.ndarray  # background noise table
+    bed_level: float
+    pads: tuple[np.ndarray, np.ndarray]  # low and high chord
+    pad_level: float
+    climb: float  # -1 .. 1: the pad falls or rises within a beat
+    rough_depth: float
+    rough_hz: float
+    drive: float
+
+
+def synthesise_samples(work: Work, first: int, count: int) -> np.ndarray:
+    """Samples [first, first + count) of the work's sound: (count,) float32 in [-1, 1]."""
+    mix = _mix(work)
+    time_s = np.arange(first, first + count) / SAMPLE_RATE_HZ
+    position = beat_position(work, time_s)
+    phase = (position - np.floor(position)).astype(np.float32)
+    out = _render(work, mix.sound, first, time_s, position, phase)
+    out *= np.float32(mix.level)
+    climb = 0.5 + np.float32(mix.climb) * (phase - 0.5)  # share of the high chord within each beat
+    low, high = (from_table(pad, first, count) for pad in mix.pads)
+    out += np.float32(mix.pad_level) * (0.5 + 0.5 * np.exp(-3 * phase)) * (low + climb * (high - low))
+    if mix.rough_depth > 0.02:
+        turns = mix.rough_hz * time_s
+        wobble = np.cos(np.float32(2 * _PI) * (turns - np.floor(turns)).astype(np.float32))
+        out *= np.float32(1 - mix.rough_depth / 2) - np.float32(mix.rough_depth / 2) * wobble
+    out += np.float32(mix.bed_level) * from_table(mix.bed, first, count)
+    return out / np.sqrt(1 + np.float32(mix.drive**2) * out * out)  # saturates at 1 / drive: no clipping
+
+
+def _render(
+    work: Work, sound: Sound, first: int, time_s: np.ndarray, position: np.ndarray, phase: np.ndarray
+) -> np.ndarray:
+    """The class's own sound, (count,) float32, RMS about one."""
+    count = len(time_s)
+    out = np.zeros(count, np.float32)
+    for table, envelope in sound.textures:
+        out += envelope(phase) * from_table(table, first, count)
+    if sound.buzz is not None:
+        buzz = sound.buzz
+        cycles = buzz.base_hz * time_s + buzz.per_beat * (
+            position + 0.11 * np.sin(np.float32(2 * _PI) * phase)
+        )
+        out += buzz.envelope(phase) * play(buzz.wave, cycles)
+    if sound.templates:
+        reach_s = max(len(template) for template in sound.templates) / SAMPLE_RATE_HZ
+        index, times = event_times(work, time_s[0] - reach_s - 0.1, time_s[-1] + sound.lead_s + 0.1)
+        for k, event_s in zip(index, times, strict=True):
+            template = sound.templates[int(k) % len(sound.templates)]
+            start = round((event_s - sound.lead_s) * SAMPLE_RATE_HZ) - first
+            low, high = max(0, start), min(count, start + len(template))
+            if low < high:
+                out[low:high] += template[low - start : high - start]
+    return out
+
+
+@lru_cache(maxsize=4)
+def _mix(work: Work) -> _Mix:
+    voice = make_voice(work)
+    sound = SOUNDS[work.content](voice, 1 / event_rate_hz(work))
+    sound = _levelled(voice, sound, event_rate_hz(work))
+    rng = voice.rng
+    level = 10 ** ((_QUIET_DB + _DYNAMICS_DB * voice.energy + rng.uniform(-1.5, 1.5)) / 20)
+    if (
+        sound.templates
+    ):  # sparse events are limited by their peaks at full energy, so that energy stays audible
+        peak = max(float(np.abs(template).max()) for template in sound.templates)
+        level *= min(1.0, 2.5 / (peak * 10 ** ((_QUIET_DB + _DYNAMICS_DB + 1.5) / 20)))
+    low = 10 ** rng.uniform(1.5, 3.2)
+    bed = noise_table(voice, low, low * 10 ** rng.uniform(0.6, 1.8), rng.uniform(0.6, 1.5))
+    return _Mix(
+        sound=sound,
+        level=level,
+        bed=bed,
+        bed_level=level * 10 ** (rng.uniform(-28, -8) / 20),
+        pads=(_pad(voice, 1.0), _pad(voice, 2.0)),
+        climb=voice.mode,
+        pad_level=level * 10 ** (rng.uniform(-9, -3) / 20),
+        rough_depth=0.92 * voice.rough,
+        rough_hz=rng.uniform(30, 45),
+        drive=1.0 + 2.5 * voice.rough**2,
+    )
+
+
+def _levelled(voice: Voice, sound: Sound, rate_hz: float) -> Sound:
+    """Templates scaled so that their mean power at this rate is about one, with the room's echoes."""
+    if not sound.templates:
+        return sound
+    energy = np.mean([float(np.sum(np.square(template))) for template in sound.templates]) / SAMPLE_RATE_HZ
+    gain = np.float32(1 / np.sqrt(energy * rate_hz + 1e-12))
+    templates = tuple(
+        with_echoes(voice, (gain * template).astype(np.float32)) for template in sound.templates
+    )
+    return Sound(templates, sound.lead_s, sound.textures, sound.buzz)
+
+
+def _pad(voice: Voice, octave: float) -> np.ndarray:
+    """A chord under every sound: the third tells the mode, major is voiced brighter, roughness adds beating tones.
+
+    The pad rises within each beat in major and falls in minor, as rising melodies sound happier than falling ones
+    (Gerardi & Gerken 1995; Collier & Hubbard 2001): equalisation cannot blur that.
+    """
+    root = 220.0 * octave * voice.pitch
+    tones = [(1.0, 1.0), (voice.third, 1.0), (1.5, 0.6)]
+    if voice.rough > 0.3:
+        tones += [(ratio * 1.06, amplitude * 0.9 * voice.rough) for ratio, amplitude in tones]
+    partials = np.arange(1, 6)
+    fall = partials ** -(1.6 - 0.8 * voice.mode)
+    hertz = np.concatenate([root * ratio * partials for ratio, _ in tones])
+    return line_table(voice, hertz, np.concatenate([amplitude * fall for _, amplitude in tones]))

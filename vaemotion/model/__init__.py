@@ -1,0 +1,1 @@
+"""The model: backbones, audio pathway, EmoAdapter, checkpoint."""

@@ -1,0 +1,147 @@
+"""Checkpoints: a folder with ``config.json``, safetensors, the tokenizer and hashes. No pickle anywhere.
+
+``config.json`` holds the model's sizes and constants, the lineage of each stage and, for every component, file and
+sha256. Weights are stored in float16 except the EmoAdapter's, which stay float32: what was rounded, was rounded *in the
+model* when its stage ended, so that loading gives back exactly the weights that the later stages were trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from vaemotion.contract.bundle import publish_folder, sha256_of
+from vaemotion.contract.errors import UserError
+from vaemotion.model.checkpoint_config import ModelConfig
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
+
+SCHEMA_VERSION = 1
+COMPONENT_DTYPE = {"base": torch.float16, "audio": torch.float16, "adapter": torch.float32}
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or not of the shape that its config says."""
+
+
+@torch.no_grad()
+def round_in_place(module: nn.Module, dtype: torch.dtype) -> None:
+    """Round every weight to ``dtype`` and back, so that the module equals what will be stored."""
+    for parameter in module.parameters():
+        parameter.copy_(parameter.to(dtype).to(parameter.dtype))
+
+
+def components(model: VAEmotionLLM) -> dict[str, nn.Module]:
+    """The parts of the model that exist, by the name under which they are stored."""
+    parts = {"base": model.base, "audio": model.audio, "adapter": model.adapter}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def component_tensors(model: VAEmotionLLM, name: str) -> dict[str, torch.Tensor]:
+    """A component's weights as stored: contiguous, in its dtype, tied weights once."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in components(model)[name].state_dict().items():
+        if tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        tensors[key] = tensor.detach().to(COMPONENT_DTYPE[name]).contiguous()
+    return tensors
+
+
+def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], licence: str) -> None:
+    """Write the checkpoint under a temporary name and move it into place when complete. licence: SPDX."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    files: dict[str, Any] = {}
+    for name in components(model):
+        file = temporary / f"{name}.safetensors"
+        save_file(component_tensors(model, name), file)
+        file.chmod(0o644)  # safetensors leaves it unreadable for others
+        files[name] = {"file": file.name, "sha256": sha256_of(file), "bytes": file.stat().st_size}
+    model.tokenizer.save(str(temporary / "tokenizer.json"))
+    files["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_of(temporary / "tokenizer.json")}
+    config = {
+        "schema_version": SCHEMA_VERSION,
+        "licence": licence,
+        "model": model.config.to_dict(),
+        "components": files,
+        "lineage": lineage,
+    }
+    (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    for extra in folder.glob("README.md") if folder.is_dir() else ():
+        shutil.copy2(extra, temporary)  # the model card stays with the checkpoint
+    publish_folder(temporary, folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json``, checked for its schema version."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        version = config["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint of this project: {file.name} is missing or unreadable ({error}); "
+            f"give a folder that `vaemotion train` wrote"
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{file} has schema version {version}, this version of vaemotion reads {SCHEMA_VERSION}; "
+            f"train again or install the version that wrote it"
+        )
+    return config
+
+
+def load_checkpoint(folder: Path) -> VAEmotionLLM:
+    """The model with its weights in float32, in evaluation mode. Every file's hash is checked before it is read."""
+    config = read_config(folder)
+    for name, entry in config["components"].items():
+        _check_hash(folder, name, entry)
+    tokenizer = Tokenizer.from_file(str(folder / config["components"]["tokenizer"]["file"]))
+    try:
+        model = VAEmotionLLM(ModelConfig.from_dict(config["model"]), tokenizer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a model this version builds: {error}") from error
+    for name, part in components(model).items():
+        if name not in config["components"]:
+            raise CheckpointError(f"{folder / 'config.json'} describes {name!r} but lists no file for it")
+        _load_component(part, folder / config["components"][name]["file"])
+    return model.eval()
+
+
+def _check_hash(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    file = folder / entry["file"]
+    if Path(entry["file"]).name != entry["file"]:
+        raise CheckpointError(f"component {name!r} names the file {entry['file']!r}, which is not inside {folder}")
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; copy the checkpoint again")
+    if sha256_of(file) != entry["sha256"]:
+        raise CheckpointError(f"{file} is damaged: its sha256 differs from config.json; copy the checkpoint again")
+
+
+def _load_component(module: nn.Module, file: Path) -> None:
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from error
+    expected = module.state_dict()
+    for key, tensor in tensors.items():
+        if key not in expected or expected[key].shape != tensor.shape:
+            wanted = tuple(expected[key].shape) if key in expected else "no such tensor"
+            raise CheckpointError(
+                f"{file}: tensor {key!r} has shape {tuple(tensor.shape)}, the config says {wanted}; "
+                f"config.json and weights are of different models"
+            )
+    loaded = {key: tensor.float() for key, tensor in tensors.items()}
+    missing = [key for key in module.load_state_dict(loaded, strict=False).missing_keys if not key.startswith("lm_head")]
+    if missing:
+        raise CheckpointError(f"{file} lacks {len(missing)} tensors, the first is {missing[0]!r}")

@@ -1,0 +1,174 @@
+"""EmoAdapter: Emotion Enhancer (emotion-sensitive residuals) and Emotion Supervisor (valence, arousal, emotions).
+
+A path is a mask, not a branch: one module serves audio, visual and audio-visual input of fixed lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CONSTRUCTS = ("expressed", "induced")  # what the work expresses; what people felt before it
+SPREAD_FLOOR = 0.02
+
+
+@dataclass(frozen=True)
+class EmoAdapterConfig:
+    """Sizes. ``age_frequencies``: octaves of the age encoding, the slowest with a period of ``age_period_s``."""
+
+    queries: int = 8
+    heads: int = 4
+    rank: int = 64
+    hidden: int = 256
+    n_emotions: int = 9
+    dropout: float = 0.15
+    age_frequencies: int = 8
+    age_period_s: float = 16.0
+
+
+class AdapterOutput(NamedTuple):
+    """Enhanced tokens as the input's; per construct (see ``CONSTRUCTS``): ``valence_arousal`` (B, C, 2) in [-1, 1], its
+    predictive standard deviation ``spread`` (B, C, 2), and ``emotion_logits`` (B, C, 9)."""
+
+    audio_tokens: Tensor
+    visual_tokens: Tensor
+    valence_arousal: Tensor
+    spread: Tensor
+    emotion_logits: Tensor
+
+
+class Whitening(nn.Module):
+    """Frozen affine map of one modality's tokens to about zero mean and unit covariance.
+
+    What people react to in line art and in tone lies in directions of tiny variance; unwhitened, it is lost.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("matrix", torch.eye(width))
+
+    @torch.no_grad()
+    def fit(self, tokens_by_domain: list[Tensor], shrinkage: float = 0.05) -> None:
+        """ZCA of the average within-domain covariance, shrunk towards its mean variance (Ledoit & Wolf 2004, with a
+        fixed weight). tokens_by_domain: one (n, D) tensor per domain."""
+        covariances = [torch.cov(tokens.double().T) for tokens in tokens_by_domain]
+        covariance = torch.stack(covariances).mean(0)  # (D, D)
+        mean_variance = covariance.diagonal().mean()
+        shrunk = (1 - shrinkage) * covariance + shrinkage * mean_variance * torch.eye(len(covariance))
+        values, vectors = torch.linalg.eigh(shrunk)
+        self.matrix.copy_(vectors @ torch.diag(values.clamp_min(1e-12).rsqrt()) @ vectors.T)
+        self.mean.copy_(torch.stack([tokens.double().mean(0) for tokens in tokens_by_domain]).mean(0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (tokens - self.mean) @ self.matrix
+
+
+class Enhancer(nn.Module):
+    """``X' = X + g · W_up · GELU(W_down · LN[X_white ; mean c])``; ``W_up`` starts at 0, so that step 0 is the identity."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(2 * width)
+        self.down = nn.Linear(2 * width, rank)
+        self.up = nn.Linear(rank, width, bias=False)
+        self.gain = nn.Parameter(torch.ones(()))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, tokens: Tensor, whitened: Tensor, context: Tensor) -> Tensor:
+        context = context[:, None].expand(-1, tokens.shape[1], -1)  # (B, N, D)
+        residual = self.up(F.gelu(self.down(self.norm(torch.cat([whitened, context], dim=-1)))))
+        return tokens + self.gain * residual
+
+
+class EmoAdapter(nn.Module):
+    """See the module's docstring; ``width`` is the language model's."""
+
+    def __init__(self, config: EmoAdapterConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.audio_whitening, self.visual_whitening = Whitening(width), Whitening(width)
+        self.queries = nn.Parameter(torch.randn(config.queries, width) * 0.5)
+        self.null = nn.Parameter(torch.randn(1, 1, width) * 0.5)
+        self.modality = nn.Parameter(torch.randn(2, width) * 0.1)  # added to the keys: audio, visual
+        self.age = nn.Linear(2 * config.age_frequencies, width)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.audio_enhancer, self.visual_enhancer = Enhancer(width, config.rank), Enhancer(width, config.rank)
+        outputs = len(CONSTRUCTS) * (4 + config.n_emotions)
+        self.supervisor = nn.Sequential(
+            nn.LayerNorm(config.queries * width),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.queries * width, config.hidden),
+        )
+        self.statistics = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(4 * width + 2, config.hidden))
+        self.heads = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, outputs))
+
+    def encode_age(self, age_s: Tensor) -> Tensor:
+        """Sines and cosines of the age at octave-spaced periods: (B, N) seconds → (B, N, D)."""
+        octaves = 2.0 ** torch.arange(self.config.age_frequencies, device=age_s.device, dtype=age_s.dtype)
+        phase = age_s[..., None] * (octaves * (2 * torch.pi / self.config.age_period_s))
+        return self.age(torch.cat([phase.sin(), phase.cos()], dim=-1))
+
+    def attend(self, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Multi-head attention of the emotion queries. keys, values: (B, N, D); mask: (B, N) bool. Returns (B, Q, D)."""
+        heads = self.config.heads
+        query = self.query(self.queries)[None].unflatten(-1, (heads, -1)).transpose(1, 2)  # (1, H, Q, d)
+        key = self.key(keys).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
+        value = self.value(values).unflatten(-1, (heads, -1)).transpose(1, 2)
+        scores = query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5  # (B, H, Q, N)
+        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))  # finite somewhere: the null key is never masked
+        return self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+    def forward(
+        self,
+        audio_tokens: Tensor,  # (B, N_a, D)
+        audio_mask: Tensor,  # (B, N_a) bool
+        audio_age_s: Tensor,  # (B, N_a)
+        visual_tokens: Tensor,  # (B, N_v, D)
+        visual_mask: Tensor,
+        visual_age_s: Tensor,
+    ) -> AdapterOutput:
+        audio, audio_statistics = _whitened(self.audio_whitening, audio_tokens, audio_mask)
+        visual, visual_statistics = _whitened(self.visual_whitening, visual_tokens, visual_mask)
+        null = self.null.expand(audio.shape[0], -1, -1)
+        keys = torch.cat(
+            [
+                null,
+                audio + self.modality[0] + self.encode_age(audio_age_s),
+                visual + self.modality[1] + self.encode_age(visual_age_s),
+            ],
+            dim=1,
+        )
+        mask = torch.cat([torch.ones_like(audio_mask[:, :1]), audio_mask, visual_mask], dim=1)
+        context = self.attend(keys, torch.cat([null, audio, visual], dim=1), mask)  # (B, Q, D)
+        present = torch.stack([audio_mask.any(1), visual_mask.any(1)], dim=1).to(context.dtype)  # (B, 2)
+        statistics = torch.cat([audio_statistics, visual_statistics, present], dim=1)
+        readout = self.heads(self.supervisor(context.flatten(1)) + self.statistics(statistics))
+        readout = readout.unflatten(1, (len(CONSTRUCTS), -1))  # (B, C, 4 + emotions)
+        mean_context = context.mean(1)
+        return AdapterOutput(
+            self.audio_enhancer(audio_tokens, audio, mean_context),
+            self.visual_enhancer(visual_tokens, visual, mean_context),
+            readout[..., :2].tanh(),
+            SPREAD_FLOOR + F.softplus(readout[..., 2:4] - 1.0),
+            readout[..., 4:],
+        )
+
+
+def _whitened(whitening: Whitening, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Whitened tokens (B, N, D), zero where masked (whatever stood there), and their mean and standard deviation
+    over the unmasked ones, (B, 2 D), zero where all are masked."""
+    keep = mask[..., None]
+    whitened = torch.where(keep, whitening(tokens), 0.0)
+    count = mask.sum(1, keepdim=True).clamp_min(1).to(tokens.dtype)  # (B, 1)
+    mean = whitened.sum(1) / count
+    variance = torch.where(keep, (whitened - mean[:, None]) ** 2, 0.0).sum(1) / count
+    return whitened, torch.cat([mean, (variance + 1e-8).sqrt()], dim=1)

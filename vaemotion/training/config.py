@@ -1,0 +1,170 @@
+"""Configuration of the three stages: frozen dataclasses, read once from TOML plus ``--set section.key=value``."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vaemotion.contract.audio import LogMelConfig
+from vaemotion.contract.errors import UsageError
+from vaemotion.contract.image import ImageConfig
+from vaemotion.contract.windows import WindowConfig
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True)
+class VlmSize:
+    """Size of a base from scratch. ``image_tokens`` a picture = (side / patch / scale)²."""
+
+    vision_width: int = 192
+    vision_layers: int = 4
+    vision_heads: int = 4
+    patch_px: int = 12
+    scale_factor: int = 2
+    text_width: int = 256
+    text_layers: int = 4
+    text_heads: int = 4
+    text_kv_heads: int = 2
+    text_mlp: int = 768
+    vocabulary: int = 768
+    context_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with warm-up and cosine decay. ``batch``: samples in a step over all processes. ``save_every`` steps."""
+
+    steps: int = 1000
+    batch: int = 48
+    learning_rate: float = 8e-4
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    clip_norm: float = 1.0
+    save_every: int = 200
+    log_every: int = 10
+    precision: str = "no"  # accelerate's mixed_precision: no, bf16, fp16
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class BaseStage:
+    """The vision-language model. ``auxiliary_weight``: of the disposable class and valence/arousal head on the tower."""
+
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    frame_counts: tuple[int, ...] = (1, 2, 4)
+    frame_count_weights: tuple[float, ...] = (0.7, 0.22, 0.08)
+    frames_per_batch: int = 96  # batches of longer windows hold fewer samples
+    auxiliary_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class AlignStage:
+    """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees."""
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=1e-3))
+    works: int = 6000
+    frame_counts: tuple[int, ...] = (1, 2, 4)
+    temperature: float = 1.5
+    ce_weight: float = 0.5
+    both_share: float = 1 / 3  # of the steps, in which the student gets [V; A]
+    sampled_share: float = 0.5  # of the teacher's answers, sampled at temperature 0.7 instead of greedily
+
+
+@dataclass(frozen=True)
+class EmotionStage:
+    """Stage 2. ``language_batch``: samples of each batch that also get the language loss."""
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(learning_rate=6e-4, weight_decay=0.1, batch=64)
+    )
+    works: int = 6000
+    va_weight: float = 1.0
+    nll_weight: float = 0.2
+    emotion_weight: float = 0.3
+    language_weight: float = 0.3
+    language_batch: int = 8
+    shrinkage: float = 0.05
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All of it. ``runs``: where the stages are written (``runs/base``, ``runs/align``, ``runs/emotion``)."""
+
+    name: str = "vaemotion"
+    licence: str = "Apache-2.0"  # SPDX, of the weights
+    seed: int = 0
+    runs: str = "runs"
+    log_mel: LogMelConfig = field(default_factory=LogMelConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    vlm: VlmSize = field(default_factory=VlmSize)
+    audio_encoder: dict[str, Any] = field(default_factory=dict)
+    base: BaseStage = field(default_factory=BaseStage)
+    align: AlignStage = field(default_factory=AlignStage)
+    emotion: EmotionStage = field(default_factory=EmotionStage)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_training_config(file: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """TOML file plus overrides such as ``base.optimisation.steps=100``. Raises UsageError that names the nearest key."""
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read the configuration {file}: {error}") from error
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UsageError(f"--set takes key=value, got {override!r}")
+        _set(values, key.strip().split("."), _parse(text.strip()))
+    return _apply(TrainingConfig(), values, "")
+
+
+def _parse(text: str) -> Any:
+    """A TOML value; anything else is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
+
+
+def _apply(config: _Config, values: Mapping[str, Any], where: str) -> _Config:
+    """``config`` with ``values`` laid over it, of the same types."""
+    known = {f.name for f in fields(config)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {where}{near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise UsageError(f"the configuration has no key {where}{key}{hint}")
+        changes[key] = _converted(getattr(config, key), value, f"{where}{key}")
+    try:
+        return replace(config, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UsageError(f"the configuration's section [{where.rstrip('.')}] is not possible: {error}") from error
+
+
+def _converted(current: Any, value: Any, where: str) -> Any:
+    if is_dataclass(current):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} is a section, got {value!r}")
+        return _apply(current, value, f"{where}.")
+    if isinstance(current, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(current, float) and type(value) is int:
+        return float(value)
+    if type(current) is not type(value):
+        raise UsageError(f"{where} must be {type(current).__name__}, got {value!r}")
+    return value
