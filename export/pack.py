@@ -24,7 +24,8 @@ from rich.table import Table
 
 from export.to_gguf import LlamaShape, SpecialTokens, write_llama_gguf
 from export.to_onnx import ExportError, device_parts, export_onnx, tokens_per_frame
-from export.verify import Edge, VerificationError, edges_table, golden_vectors, verify_against
+from export.verify import golden_vectors, verify_against
+from runtime.self_test import Edge, VerificationError, edges_table
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     Component,
@@ -40,7 +41,17 @@ from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 LANGUAGE_MODEL_TYPES = ("F16", "Q8_0")  # the first is the one that the runtime takes unless asked
-TOOLS = ("vaemotion", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python", "numpy")
+TOOLS = (
+    "vaemotion",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "gguf",
+    "llama-cpp-python",
+    "numpy",
+)
 # What the device may differ from the golden vectors, at least; else twice what was measured at export.
 SMALLEST_TOLERANCE = 1e-5
 
@@ -79,7 +90,10 @@ def export_bundle(checkpoint: Path, out: Path) -> None:
         with _failures_as_errors():
             manifest = _write_components(model, stored, checkpoint, temporary, console)
             manifest, edges = _verified(model, temporary, manifest, console)
-        usage = {"export_s": round(time.monotonic() - began, 1), "export_peak_memory_mb": round(peak_memory_mb())}
+        usage = {
+            "export_s": round(time.monotonic() - began, 1),
+            "export_peak_memory_mb": round(peak_memory_mb()),
+        }
         write_manifest(temporary, replace(manifest, lineage={**manifest.lineage, **usage}))
         publish_folder(temporary, out)
     finally:
@@ -97,7 +111,9 @@ def _failures_as_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ExportError(f"writing the bundle failed: {error}; nothing was left under the final name") from error
+        raise ExportError(
+            f"writing the bundle failed: {error}; nothing was left under the final name"
+        ) from error
     except ValueError as error:
         raise ExportError(f"this checkpoint cannot be exported: {error}") from error
 
@@ -128,7 +144,10 @@ def _write_components(
     for role in ENGINE_ROLES:
         step(f"{role} → ONNX FP32", lambda role=role: onnx_part(role))
     for file_type in LANGUAGE_MODEL_TYPES:
-        step(f"language_model → GGUF {file_type}", lambda kind=file_type: _write_gguf(model, stored, checkpoint, writer, kind))
+        step(
+            f"language_model → GGUF {file_type}",
+            lambda kind=file_type: _write_gguf(model, stored, checkpoint, writer, kind),
+        )
     step("token embeddings, delimiters, tokenizer", lambda: _write_tables(model, checkpoint, writer))
     step("golden vectors", lambda: _write_golden(model, writer))
     assert model.audio is not None
@@ -166,7 +185,9 @@ def language_model_tensors(model: VAEmotionLLM) -> dict[str, np.ndarray[Any, Any
     return tensors
 
 
-def _write_gguf(model: VAEmotionLLM, stored: dict[str, Any], checkpoint: Path, writer: Writer, file_type: str) -> None:
+def _write_gguf(
+    model: VAEmotionLLM, stored: dict[str, Any], checkpoint: Path, writer: Writer, file_type: str
+) -> None:
     text_config = model.base.config.text_config
     path = writer.folder / "components" / f"language_model.{file_type}.gguf"
     write_llama_gguf(
@@ -196,11 +217,14 @@ def _write_tables(model: VAEmotionLLM, checkpoint: Path, writer: Writer) -> None
 
 def _write_golden(model: VAEmotionLLM, writer: Writer) -> None:
     path = writer.folder / "components" / "golden.npz"
-    np.savez_compressed(path, **golden_vectors(model))
+    vectors: dict[str, Any] = golden_vectors(model)
+    np.savez_compressed(path, **vectors)
     writer.add("golden", "none", path)
 
 
-def _verified(model: VAEmotionLLM, folder: Path, manifest: Manifest, console: Console) -> tuple[Manifest, list[Edge]]:
+def _verified(
+    model: VAEmotionLLM, folder: Path, manifest: Manifest, console: Console
+) -> tuple[Manifest, list[Edge]]:
     """The manifest with what was measured; a breach raises VerificationError after its table was printed."""
     with console.status("verifying every edge on real inputs"):
         write_manifest(folder, manifest)
@@ -208,10 +232,14 @@ def _verified(model: VAEmotionLLM, folder: Path, manifest: Manifest, console: Co
     broken = [edge for edge in edges if not edge.holds]
     if broken:
         console.print(edges_table(edges))
-        raise VerificationError(f"the export differs from its checkpoint: {broken[0].sentence()}; no bundle was written")
+        raise VerificationError(
+            f"the export differs from its checkpoint: {broken[0].sentence()}; no bundle was written"
+        )
     golden = {edge.component: edge.measured for edge in edges if edge.kind == "golden"}
     tolerances = {key: max(SMALLEST_TOLERANCE, 2 * value) for key, value in golden.items()}
-    return replace(manifest, tolerances=tolerances, verification={"edges": [vars(edge) for edge in edges]}), edges
+    return replace(
+        manifest, tolerances=tolerances, verification={"edges": [vars(edge) for edge in edges]}
+    ), edges
 
 
 def inspect(bundle: Path, as_json: bool) -> None:
@@ -225,13 +253,20 @@ def inspect(bundle: Path, as_json: bool) -> None:
     for column in ("role", "precision", "MB", "inputs → outputs", "licence", "sha256"):
         table.add_column(column, justify="right" if column == "MB" else "left")
     for component in manifest.components:
-        described = [", ".join(f"{s.name} {list(s.shape)}" for s in specs) for specs in (component.inputs, component.outputs)]
+        described = [
+            ", ".join(f"{s.name} {list(s.shape)}" for s in specs)
+            for specs in (component.inputs, component.outputs)
+        ]
         arrow = " → ".join(described) if component.inputs else ""
         megabytes = f"{component.bytes / 1e6:.2f}"
-        table.add_row(component.role, component.precision, megabytes, arrow, component.licence, component.sha256[:12])
+        table.add_row(
+            component.role, component.precision, megabytes, arrow, component.licence, component.sha256[:12]
+        )
     console = Console()
     console.print(table)
     console.print("front end", json.dumps(manifest.front_end.to_dict(), indent=1), highlight=False)
     tools = ", ".join(f"{name} {version}" for name, version in manifest.lineage["tools"].items())
     console.print(f"made by {tools}", highlight=False)
-    console.print(f"from a checkpoint whose config has sha256 {manifest.lineage['checkpoint_config_sha256'][:12]}")
+    console.print(
+        f"from a checkpoint whose config has sha256 {manifest.lineage['checkpoint_config_sha256'][:12]}"
+    )

@@ -1,10 +1,8 @@
-"""A checkpoint or a bundle as a ``predict`` callable; a checkpoint's torch modules stand behind the engines' methods."""
+"""A checkpoint as a ``predict`` callable: its torch modules stand behind the engines' methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,7 @@ import numpy.typing as npt
 import torch
 
 from export.to_onnx import Part, device_parts, tokens_per_frame
-from runtime.predictor import Constants, Predictor, open_predictor
-from vaemotion.contract.bundle import MANIFEST_FILE
-from vaemotion.contract.errors import UsageError
-from vaemotion.model.checkpoint import load_checkpoint
+from runtime.predictor import Constants, Predictor
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 Float32 = npt.NDArray[np.float32]
@@ -61,7 +56,9 @@ class TorchLanguageModel:
         for option in options:
             rows = self.logits(np.concatenate([prompt, self.embed(option)]))[len(prompt) - 1 : -1]
             log_probabilities = torch.from_numpy(rows).double().log_softmax(-1)
-            scores.append(log_probabilities[torch.arange(len(option)), torch.tensor(list(option))].mean().item())
+            scores.append(
+                log_probabilities[torch.arange(len(option)), torch.tensor(list(option))].mean().item()
+            )
         return np.array(scores)
 
 
@@ -69,7 +66,12 @@ def checkpoint_constants(model: VAEmotionLLM) -> Constants:
     """What the predictor must know of a checkpoint."""
     assert model.audio is not None
     return Constants(
-        model.config.front_end, model.config.prompt, tokens_per_frame(model), model.audio.n_tokens, model.width, model.stop_id
+        model.config.front_end,
+        model.config.prompt,
+        tokens_per_frame(model),
+        model.audio.n_tokens,
+        model.width,
+        model.stop_id,
     )
 
 
@@ -78,16 +80,6 @@ def checkpoint_predictor(model: VAEmotionLLM) -> Predictor:
     engines = {role: TorchEngine(part) for role, part in device_parts(model).items()}
     assert model.audio is not None
     delimiters = model.audio.delimiters.detach().numpy()
-    return Predictor(checkpoint_constants(model), engines, TorchLanguageModel(model), model.tokenizer, delimiters)
-
-
-@contextmanager
-def load_predictor(model: Path) -> Iterator[Predictor]:
-    """The predictor of a bundle (a folder with ``manifest.json``) or of a checkpoint (``config.json``)."""
-    if (model / MANIFEST_FILE).is_file():
-        with open_predictor(model) as predictor:
-            yield predictor
-    elif (model / "config.json").is_file():
-        yield checkpoint_predictor(load_checkpoint(model))
-    else:
-        raise UsageError(f"{model} is neither a bundle ({MANIFEST_FILE}) nor a checkpoint (config.json)")
+    return Predictor(
+        checkpoint_constants(model), engines, TorchLanguageModel(model), model.tokenizer, delimiters
+    )

@@ -60,7 +60,9 @@ def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
     """The parts that become engines, by role."""
     if model.audio is None or model.adapter is None:
         missing = "audio pathway" if model.audio is None else "EmoAdapter"
-        raise ExportError(f"the checkpoint has no {missing}; run `vaemotion train align` and `vaemotion train emotion` first")
+        raise ExportError(
+            f"the checkpoint has no {missing}; run `vaemotion train align` and `vaemotion train emotion` first"
+        )
     front_end, width = model.config.front_end, model.width
     side = front_end.image.side_px
     pixels = torch.zeros(2, 3, side, side)
@@ -115,9 +117,13 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
     inputs, outputs = _specs(model.graph.input), _specs(model.graph.output)
     for spec in (*inputs, *outputs):
         if spec.shape[0] != "batch" or any(isinstance(size, str) for size in spec.shape[1:]):
-            raise ExportError(f"{path.name}: {spec.name!r} came out with shape {spec.shape}, expected a free batch only")
+            raise ExportError(
+                f"{path.name}: {spec.name!r} came out with shape {spec.shape}, expected a free batch only"
+            )
     if [spec.name for spec in inputs] != list(part.inputs) or [s.name for s in outputs] != list(part.outputs):
-        raise ExportError(f"{path.name}: the exporter renamed inputs or outputs: {[s.name for s in (*inputs, *outputs)]}")
+        raise ExportError(
+            f"{path.name}: the exporter renamed inputs or outputs: {[s.name for s in (*inputs, *outputs)]}"
+        )
     return inputs, outputs
 
 

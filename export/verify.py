@@ -6,41 +6,40 @@ picture and sound → answers and affect through everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from tokenizers import Tokenizer
 
-from export.predictors import TorchEngine, TorchLanguageModel, checkpoint_constants, checkpoint_predictor
-from export.to_onnx import device_parts
+from export.predictors import TorchLanguageModel, checkpoint_constants, checkpoint_predictor
 from runtime.engines import OnnxRuntimeEngine
-from runtime.language_model import LanguageModel
 from runtime.llama import tokenise
 from runtime.predictor import Constants, Predictor, adapter_inputs, open_predictor
+from runtime.self_test import (
+    ENGINE_TOLERANCE,
+    LOGIT_TOLERANCE,
+    Edge,
+    VerificationError,
+    golden_edges,
+    open_language_model,
+    relative_difference,
+    report,
+)
 from vaemotion.contract import prompts
 from vaemotion.contract.audio import log_mel
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
-    BundleError,
-    Component,
     Manifest,
-    check_front_end,
     component_path,
-    read_golden,
     read_manifest,
     sha256_of,
     verify_files,
 )
-from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS, Clip, window_at
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prediction import Prediction, Question
@@ -52,9 +51,6 @@ from vaemotion.model.vaemotion_llm import VAEmotionLLM
 Array = npt.NDArray[Any]
 CLIPS = 40  # held-out works on which an export is compared with its checkpoint
 CLIP_S = 3.2
-# Largest differences allowed, each relative to the largest magnitude of the reference where that exceeds 1.
-ENGINE_TOLERANCE = {"fp32": 1e-4}
-LOGIT_TOLERANCE = {"F16": 0.08, "Q8_0": 0.5}  # absolute, in logits
 AGREEMENT = 0.99  # share of questions with the same answer
 AFFECT_TOLERANCE = 1e-3
 QUESTIONS = (
@@ -71,63 +67,19 @@ TOKENIZER_CORPUS = (
 )
 
 
-class VerificationError(UserError):
-    """An export is not what its checkpoint is."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One comparison. ``kind``: "golden", "engine", "logits", "tokenizer" or "chain"; it holds when ``measured`` is at most
-    ``allowed`` (at least, for an agreement)."""
-
-    kind: str
-    component: str
-    what: str
-    measured: float
-    allowed: float
-    mean: float
-    at_least: bool = False
-
-    @property
-    def holds(self) -> bool:
-        return self.measured >= self.allowed if self.at_least else self.measured <= self.allowed
-
-    def sentence(self) -> str:
-        relation = "at least" if self.at_least else "at most"
-        return f"{self.component}, {self.what}: {self.measured:.4g}, expected {relation} {self.allowed:.4g}"
-
-
-def edges_table(edges: Sequence[Edge]) -> Table:
-    """The comparisons, for a terminal."""
-    table = Table("edge", "component", "what", "measured", "mean", "allowed", "")
-    for edge in edges:
-        mark = "[green]ok[/]" if edge.holds else "[red]breach[/]"
-        relation = "≥" if edge.at_least else "≤"
-        row = (f"{edge.measured:.3g}", f"{edge.mean:.3g}", f"{relation} {edge.allowed:.3g}")
-        table.add_row(edge.kind, edge.component, edge.what, *row, mark)
-    return table
-
-
-def verify(bundle: Path, against: Path | None) -> None:
-    """``vaemotion verify``: files, front end, golden vectors; with ``against`` also every edge to that checkpoint.
+def verify(bundle: Path, against: Path) -> None:
+    """``vaemotion verify --against``: every edge between the bundle and a checkpoint, golden vectors included.
 
     Raises BundleError or VerificationError; prints the table of what was compared.
     """
-    console = Console()
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
-    if against is None:
-        edges = golden_edges(bundle, manifest)
-    else:
-        model = load_checkpoint(against)
-        if sha256_of(against / "config.json") != manifest.lineage["checkpoint_config_sha256"]:
-            console.print(f"[yellow]{bundle} was not exported from {against}[/]; comparing all the same")
-        edges = verify_against(bundle, model)
-    console.print(edges_table(edges))
-    broken = [edge for edge in edges if not edge.holds]
-    if broken:
-        raise VerificationError(f"{bundle} is broken: {broken[0].sentence()}; export the checkpoint again")
-    console.print(f"[green]{bundle}: {len(manifest.components)} components whole, {len(edges)} comparisons hold[/]")
+    model = load_checkpoint(against)
+    if sha256_of(against / "config.json") != manifest.lineage["checkpoint_config_sha256"]:
+        Console(stderr=True).print(
+            f"[yellow]{bundle} was not exported from {against}[/]; comparing all the same"
+        )
+    report(bundle, verify_against(bundle, model))
 
 
 # --- golden vectors ---------------------------------------------------------------------------------------------------
@@ -156,34 +108,6 @@ def golden_vectors(model: VAEmotionLLM) -> dict[str, Array]:
     return golden
 
 
-def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
-    """This machine's front end, engines and language models against the bundle's golden vectors."""
-    golden = read_golden(bundle, manifest)
-    measured = check_front_end(manifest, golden)
-    edges = [Edge("golden", name, "largest difference", value, 1e-3 if name == "log_mel" else 4 / 255, value) for name, value in measured.items()]
-    for component in manifest.components:
-        key = f"{component.role}/{component.precision}"
-        if component.role in ENGINE_ROLES:
-            inputs = {spec.name: golden[f"{component.role}/in/{spec.name}"] for spec in component.inputs}
-            outputs = OnnxRuntimeEngine(component_path(bundle, component), component).run(inputs)
-            worst = max(relative_difference(golden[f"{component.role}/out/{n}"], v)[0] for n, v in outputs.items())
-        elif component.role == "language_model":
-            with open_language_model(bundle, manifest, component) as language_model:
-                logits = language_model.logits(golden["language_model/in/embeddings"])
-            worst = float(np.abs(logits - golden["language_model/out/logits"]).max())
-        else:
-            continue
-        allowed = manifest.tolerances.get(key, default_tolerance(component))
-        edges.append(Edge("golden", key, "largest difference", worst, allowed, worst))
-    return edges
-
-
-def default_tolerance(component: Component) -> float:
-    """What a component may differ by before anything was measured."""
-    table = LOGIT_TOLERANCE if component.role == "language_model" else ENGINE_TOLERANCE
-    return table[component.precision]
-
-
 # --- edges to the checkpoint -------------------------------------------------------------------------------------------
 
 
@@ -192,7 +116,9 @@ def verify_against(bundle: Path, model: VAEmotionLLM) -> list[Edge]:
     manifest = read_manifest(bundle)
     reference = checkpoint_predictor(model)
     if checkpoint_constants(model) != Constants.of(manifest):
-        raise VerificationError("the bundle's constants are not the checkpoint's: they are of different models")
+        raise VerificationError(
+            "the bundle's constants are not the checkpoint's: they are of different models"
+        )
     clips = held_out_clips(model, CLIPS)
     edges = golden_edges(bundle, manifest)
     edges += engine_edges(bundle, manifest, reference, clips)
@@ -222,14 +148,6 @@ def engine_inputs(predictor: Predictor, clips: Sequence[Clip]) -> dict[str, dict
     }
 
 
-def relative_difference(expected: Array, got: Array) -> tuple[float, float]:
-    """Largest and mean absolute difference, divided by the largest magnitude expected where that exceeds 1. NaN counts
-    as infinite."""
-    difference = np.abs(expected.astype(np.float64) - got) / max(1.0, float(np.abs(expected).max()))
-    finite = bool(np.isfinite(difference).all())
-    return (float(difference.max()), float(difference.mean())) if finite else (float("inf"), float("inf"))
-
-
 def engine_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: Sequence[Clip]) -> list[Edge]:
     """torch → ONNX Runtime for every engine file, at batch 1 and at the batch of all clips."""
     inputs = engine_inputs(reference, clips)
@@ -243,16 +161,10 @@ def engine_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: 
             worst, mean = max(p[0] for p in pairs), max(p[1] for p in pairs)
             allowed = ENGINE_TOLERANCE[component.precision]
             what = f"torch → ONNX Runtime, batch {batch}"
-            edges.append(Edge("engine", f"{component.role}/{component.precision}", what, worst, allowed, mean))
+            edges.append(
+                Edge("engine", f"{component.role}/{component.precision}", what, worst, allowed, mean)
+            )
     return edges
-
-
-@contextmanager
-def open_language_model(bundle: Path, manifest: Manifest, component: Component) -> Iterator[LanguageModel]:
-    """One of the bundle's GGUF files, its token embeddings beside it."""
-    embeddings = np.load(component_path(bundle, manifest.component("token_embeddings")), mmap_mode="r", allow_pickle=False)
-    with LanguageModel(component_path(bundle, component), embeddings, context_tokens=512, f32_kv=True) as model:
-        yield model
 
 
 def language_prompts(predictor: Predictor, clips: Sequence[Clip]) -> list[npt.NDArray[np.float32]]:
@@ -260,7 +172,9 @@ def language_prompts(predictor: Predictor, clips: Sequence[Clip]) -> list[npt.ND
     prefix = predictor.language_model.embed(predictor.token_ids(predictor.constants.prompt.prefix))
     prompted: list[npt.NDArray[np.float32]] = []
     for clip in clips:
-        plain = predictor.encode(window_at(clip, clip.duration_s, "audio-visual", predictor.constants.front_end))
+        plain = predictor.encode(
+            window_at(clip, clip.duration_s, "audio-visual", predictor.constants.front_end)
+        )
         prompted.append(np.concatenate([prefix, predictor.prompt(plain, prompts.CONTENT.text)]))
     return prompted
 
@@ -286,21 +200,41 @@ def logit_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: S
         same = float((expected.argmax(-1) == got.argmax(-1)).mean())
         key, allowed = f"language_model/{component.precision}", LOGIT_TOLERANCE[component.precision]
         worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
-        edges.append(Edge("logits", key, f"torch → GGUF, same top-1 {same:.1%}", worst, allowed, float(difference.mean())))
+        edges.append(
+            Edge(
+                "logits",
+                key,
+                f"torch → GGUF, same top-1 {same:.1%}",
+                worst,
+                allowed,
+                float(difference.mean()),
+            )
+        )
     return edges
 
 
 def tokenizer_edges(bundle: Path, manifest: Manifest, tokenizer: Tokenizer) -> list[Edge]:
     """llama.cpp's own tokenizer, from the GGUF's metadata, against ``tokenizers``: share of equal texts."""
     component = manifest.component("language_model")
-    corpus = [*TOKENIZER_CORPUS, *(prompts.PromptTemplate().question_text(q.text) for q in prompts.STANDARD_QUESTIONS)]
-    equal = [
-        tokenise(component_path(bundle, component), tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text)
-        == tokenizer.encode(text, add_special_tokens=False).ids
-        for text in corpus
+    corpus = [
+        *TOKENIZER_CORPUS,
+        *(prompts.PromptTemplate().question_text(q.text) for q in prompts.STANDARD_QUESTIONS),
     ]
-    share = float(np.mean(equal))
-    return [Edge("tokenizer", "language_model", f"{len(corpus)} texts as llama.cpp tokenises them", share, 1.0, share, at_least=True)]
+    normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    theirs = tokenise(component_path(bundle, component), [normalise(text) for text in corpus])
+    ours = [tokenizer.encode(text, add_special_tokens=False).ids for text in corpus]
+    share = float(np.mean([a == b for a, b in zip(ours, theirs, strict=True)]))
+    return [
+        Edge(
+            "tokenizer",
+            "language_model",
+            f"{len(corpus)} texts as llama.cpp tokenises them",
+            share,
+            1.0,
+            share,
+            at_least=True,
+        )
+    ]
 
 
 def chain_edges(bundle: Path, reference: Predictor, clips: Sequence[Clip]) -> list[Edge]:
@@ -311,11 +245,24 @@ def chain_edges(bundle: Path, reference: Predictor, clips: Sequence[Clip]) -> li
         for clip in track(clips, "whole chain", console=Console(stderr=True), transient=True):
             for path in PATHS:
                 expected, got = reference(clip, path, QUESTIONS), predictor(clip, path, QUESTIONS)
-                same += [int(a.argmax()) == int(b.argmax()) for a, b in zip(expected.answers, got.answers, strict=True)]
+                same += [
+                    int(a.argmax()) == int(b.argmax())
+                    for a, b in zip(expected.answers, got.answers, strict=True)
+                ]
                 affect.append(affect_difference(expected, got))
     differences = np.array(affect)  # (clips * paths, 2)
     agreement = float(np.mean(same))
-    edges = [Edge("chain", "bundle", f"same answer on {len(same)} questions", agreement, AGREEMENT, agreement, at_least=True)]
+    edges = [
+        Edge(
+            "chain",
+            "bundle",
+            f"same answer on {len(same)} questions",
+            agreement,
+            AGREEMENT,
+            agreement,
+            at_least=True,
+        )
+    ]
     for column, name in enumerate(("valence", "arousal")):
         worst, mean = float(differences[:, column].max()), float(differences[:, column].mean())
         edges.append(Edge("chain", "bundle", f"|Δ {name}|", worst, AFFECT_TOLERANCE, mean))
@@ -324,4 +271,7 @@ def chain_edges(bundle: Path, reference: Predictor, clips: Sequence[Clip]) -> li
 
 def affect_difference(expected: Prediction, got: Prediction) -> list[float]:
     """Absolute differences of valence and arousal."""
-    return [abs(expected.affect.valence - got.affect.valence), abs(expected.affect.arousal - got.affect.arousal)]
+    return [
+        abs(expected.affect.valence - got.affect.valence),
+        abs(expected.affect.arousal - got.affect.arousal),
+    ]

@@ -6,6 +6,7 @@ really uses: it lists providers that cannot run and falls back in silence.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,21 +35,25 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, component: Component, threads: int = 2) -> None:
         try:
-            import onnxruntime as ort  # pyright: ignore[reportMissingTypeStubs]
+            ort: Any = importlib.import_module("onnxruntime")  # it ships no types
         except ImportError as error:
-            raise EngineError("onnxruntime is not installed; install the extra: pip install 'vaemotion[cpu]'") from error
+            raise EngineError(
+                "onnxruntime is not installed; install the extra: pip install 'vaemotion[cpu]'"
+            ) from error
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads are shared with the LLM
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the LLM needs the cores
         wanted = ["CPUExecutionProvider"]
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:  # onnxruntime raises its own types, all of them derived from Exception
             raise BundleError(f"{component.label}: ONNX Runtime cannot load {path.name}: {error}") from error
         if self._session.get_providers() != wanted:
-            raise EngineError(f"{component.label}: asked for {wanted}, ONNX Runtime chose {self._session.get_providers()}")
+            raise EngineError(
+                f"{component.label}: asked for {wanted}, ONNX Runtime chose {self._session.get_providers()}"
+            )
         self.component = component
         self.announcement = f"{component.label}: ONNX Runtime {ort.__version__} on the CPU, {threads} threads"
         self._outputs = [spec.name for spec in component.outputs]
@@ -57,7 +62,9 @@ class OnnxRuntimeEngine:
         """One inference. Raises EngineError that names the input that does not fit."""
         for spec in self.component.inputs:
             check_input(self.component.label, spec, arrays)
-        values = self._session.run(self._outputs, {spec.name: arrays[spec.name] for spec in self.component.inputs})
+        values = self._session.run(
+            self._outputs, {spec.name: arrays[spec.name] for spec in self.component.inputs}
+        )
         return dict(zip(self._outputs, values, strict=True))
 
 

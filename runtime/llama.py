@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import functools
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,27 @@ def backend() -> Backend:
     loaded.llama.llama_log_set(callback, ctypes.c_void_p(0))
     loaded.llama.llama_backend_init()
     return loaded
+
+
+def tokenise(path: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text by llama.cpp's own tokenizer, from the GGUF's metadata; special tokens are parsed."""
+    llama = backend().llama
+    params = llama.llama_model_default_params()
+    params.vocab_only = True
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise LanguageModelError(f"llama.cpp cannot read the vocabulary of {path}: {backend().reason()}")
+    try:
+        vocabulary = llama.llama_model_get_vocab(model)
+        results: list[list[int]] = []
+        for text in texts:
+            raw = text.encode()
+            tokens = (ctypes.c_int32 * (len(raw) + 8))()
+            count = llama.llama_tokenize(vocabulary, raw, len(raw), tokens, len(tokens), True, True)
+            results.append(list(tokens[:count]))
+        return results
+    finally:
+        llama.llama_model_free(model)
 
 
 class LlamaSession:

@@ -6,7 +6,7 @@ torch modules behind the same few methods when an export is compared with its so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,9 @@ def adapter_inputs(tokens: Tokens, constants: Constants) -> dict[str, npt.NDArra
     return {
         "audio_tokens": audio[None],
         "audio_mask": np.full((1, n_audio), len(tokens.audio) > 0),
-        "audio_age_s": (windows.audio_window_s * from_end + np.float32(tokens.audio_age_s)).astype(np.float32)[None],
+        "audio_age_s": (windows.audio_window_s * from_end + np.float32(tokens.audio_age_s)).astype(
+            np.float32
+        )[None],
         "visual_tokens": visual[None],
         "visual_mask": (np.arange(n_visual) >= start)[None],
         "visual_age_s": visual_age[None],
@@ -128,7 +130,7 @@ class Predictor:
             visual = self.engines["vision_encoder"].run({"pixels": inputs.pixels})["tokens"]
         if len(inputs.log_mel):
             audio = self.engines["audio_encoder"].run({"log_mel": inputs.log_mel})["tokens"][0]
-        return Tokens(visual, inputs.frame_ages_s, audio, 0.0)
+        return Tokens(visual, inputs.frame_ages_s, audio, inputs.audio_age_s)
 
     def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:
         """What the window expresses, and its emotion-enhanced tokens."""
@@ -166,12 +168,14 @@ class Predictor:
         answers: list[npt.NDArray[np.float64]] = []
         for question in questions:
             prompt = self.prompt(enhanced if question.task == "emotion" else plain, question.text)
-            answers.append(self.language_model.score(prompt, [self.option_ids(option) for option in question.options]))
+            answers.append(
+                self.language_model.score(prompt, [self.option_ids(option) for option in question.options])
+            )
         return Prediction(affect, tuple(answers))
 
 
 @contextmanager
-def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> Iterator[Predictor]:
+def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> Generator[Predictor]:
     """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``."""
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
@@ -183,5 +187,7 @@ def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> I
         component_path(bundle, manifest.component("token_embeddings")), mmap_mode="r", allow_pickle=False
     )
     path = component_path(bundle, manifest.component("language_model"))
-    with LanguageModel(path, embeddings, context_tokens=512, threads=threads, f32_kv=f32_kv) as language_model:
+    with LanguageModel(
+        path, embeddings, context_tokens=512, threads=threads, f32_kv=f32_kv
+    ) as language_model:
         yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters)

@@ -118,9 +118,14 @@ def verify_bundle(
     ] = None,
 ) -> None:
     """Prove that a bundle is whole and still computes what it did when it was exported."""
-    from export.verify import verify
+    if against is None:
+        from runtime.self_test import self_test
 
-    verify(bundle, against)
+        self_test(bundle)
+    else:
+        from export.verify import verify
+
+        verify(bundle, against)
 
 
 @bundle_app.command("inspect")
@@ -144,7 +149,7 @@ def evaluate_benchmark(
     seed: Seed = 0,
 ) -> None:
     """Answer a manifest's questions and report accuracy, CCC, PCC and RMSE per path."""
-    from export.predictors import load_predictor
+    from export.load import load_predictor
     from vaemotion.evaluation.benchmark import run_benchmark
 
     run_benchmark(

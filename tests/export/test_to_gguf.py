@@ -1,6 +1,5 @@
 """The GGUF writer: its tensors, its refusals, and that llama.cpp tokenises as `tokenizers` does."""
 
-import ctypes
 import dataclasses
 import json
 import random
@@ -14,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import LlamaConfig, Qwen2Config
 
 from export.to_gguf import GGUF_TYPES, LlamaShape, SpecialTokens, write_llama_gguf
+from runtime.llama import tokenise
 from tests.llama_fixture import SPECIAL, TinyLlama, make_tiny_llama, train_tokenizer
 
 TEXTS = [
@@ -167,27 +167,6 @@ def test_tokenizers_that_llama_cpp_would_split_differently_are_refused(
         write(tiny, tmp_path / "m.gguf", tensors=without(tensors, "lm_head.weight"), shape=small)
 
 
-def llama_tokenize(path: Path, texts: list[str]) -> list[list[int]]:
-    """Token ids by llama.cpp itself, special tokens parsed."""
-    pytest.importorskip("llama_cpp", reason="needs the extra `llm`")
-    from runtime.llama import backend
-
-    llama = backend().llama
-    params = llama.llama_model_default_params()
-    params.vocab_only = True
-    model = llama.llama_model_load_from_file(str(path).encode(), params)
-    assert model, backend().reason()
-    vocab = llama.llama_model_get_vocab(model)
-    results = []
-    for text in texts:
-        raw = text.encode()
-        tokens = (ctypes.c_int32 * (len(raw) + 8))()
-        n = llama.llama_tokenize(vocab, raw, len(raw), tokens, len(tokens), True, True)
-        results.append(list(tokens[:n]))
-    llama.llama_model_free(model)
-    return results
-
-
 def random_texts(count: int) -> list[str]:
     generator = random.Random(0)
     alphabets = [
@@ -211,12 +190,13 @@ def with_user_token(tokenizer: Tokenizer) -> Tokenizer:
 
 @pytest.mark.parametrize("split_digits", [True, False])
 def test_llama_cpp_tokenises_as_tokenizers(tmp_path: Path, tiny: TinyLlama, split_digits: bool) -> None:
+    pytest.importorskip("llama_cpp", reason="needs the extra `llm`")
     tokenizer = with_user_token(train_tokenizer(split_digits=split_digits))
     json_path = tmp_path / "tokenizer.json"
     tokenizer.save(str(json_path))
     write(tiny, tmp_path / "m.gguf", tokenizer=json_path)
     texts = [unicodedata.normalize("NFC", text) for text in [*TEXTS, "so [angry] now", *random_texts(400)]]
     ours = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    theirs = llama_tokenize(tmp_path / "m.gguf", texts)
+    theirs = tokenise(tmp_path / "m.gguf", texts)
     different = [(text, a, b) for text, a, b in zip(texts, ours, theirs, strict=True) if a != b]
     assert not different, different[:3]

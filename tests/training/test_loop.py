@@ -184,7 +184,8 @@ def test_the_folder_holds_safetensors_and_json_lines_and_no_pickle(tmp_path: Pat
     train(tmp_path, network())
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["log.jsonl", STATE_FILE]
     header = int.from_bytes((tmp_path / STATE_FILE).read_bytes()[:8], "little")
-    assert json.loads((tmp_path / STATE_FILE).read_bytes()[8 : 8 + header])["__metadata__"]["step"] == "6"
+    run = json.loads((tmp_path / STATE_FILE).read_bytes()[8 : 8 + header])["__metadata__"]["run"]
+    assert json.loads(run)["step"] == 6
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

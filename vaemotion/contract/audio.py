@@ -44,7 +44,9 @@ class LogMelConfig:
 
     def frames_in(self, n_samples: int) -> int:
         """How many whole frames ``n_samples`` hold."""
-        return 0 if n_samples < self.frame_samples else 1 + (n_samples - self.frame_samples) // self.hop_samples
+        return (
+            0 if n_samples < self.frame_samples else 1 + (n_samples - self.frame_samples) // self.hop_samples
+        )
 
     def samples_for(self, n_frames: int) -> int:
         """The fewest samples that hold ``n_frames`` frames."""
@@ -84,7 +86,9 @@ def mel_filters(config: LogMelConfig) -> npt.NDArray[np.float64]:
     The bins' frequencies are ``linspace(0, nyquist, fft / 2)`` with a last bin of weight 0, as in
     ``transformers.audio_utils.mel_filter_bank(triangularize_in_mel_space=True)`` with AST's arguments.
     """
-    edges = np.linspace(hertz_to_mel(config.low_hz), hertz_to_mel(config.high_hz), config.n_mels + 2)  # (mels + 2,)
+    edges = np.linspace(
+        hertz_to_mel(config.low_hz), hertz_to_mel(config.high_hz), config.n_mels + 2
+    )  # (mels + 2,)
     bin_hz = SAMPLE_RATE_HZ / config.fft_samples * np.arange(config.fft_samples // 2)
     bins = hertz_to_mel(bin_hz)[:, None]  # (fft // 2, 1)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]

@@ -28,7 +28,9 @@ MANIFEST_FILE = "manifest.json"
 ENGINE_ROLES = ("vision_encoder", "audio_encoder", "emo_adapter")
 ROLES = (*ENGINE_ROLES, "language_model", "token_embeddings", "delimiters", "tokenizer", "golden")
 LOG_MEL_TOLERANCE = 1e-3
-PIXEL_TOLERANCE = 2 / 255 / 0.5  # two steps of 8 bits, in normalised units: ARM's resizing may differ in the last bit
+PIXEL_TOLERANCE = (
+    2 / 255 / 0.5
+)  # two steps of 8 bits, in normalised units: ARM's resizing may differ in the last bit
 
 _Record = TypeVar("_Record")
 
@@ -119,10 +121,12 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest, its structure checked; the files are not read. Raises BundleError."""
     file = folder / MANIFEST_FILE
     try:
-        values = json.loads(file.read_text())
+        values: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise BundleError(f"{folder} is not a bundle: {MANIFEST_FILE} is missing or unreadable ({error})") from error
-    version = values.get("schema_version") if isinstance(values, dict) else None
+        raise BundleError(
+            f"{folder} is not a bundle: {MANIFEST_FILE} is missing or unreadable ({error})"
+        ) from error
+    version: Any = values.get("schema_version") if hasattr(values, "get") else None
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{file} has schema version {version}, this runtime implements {SCHEMA_VERSION}; "
@@ -174,9 +178,17 @@ def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
 def component_path(folder: Path, component: Component) -> Path:
     """The component's file; a path that leaves the bundle is refused."""
     root = folder.resolve()
-    path = (root / component.path).resolve()
     if component.role not in ROLES:
-        raise BundleError(f"the manifest lists the role {component.role!r}; this runtime knows {', '.join(ROLES)}")
+        raise BundleError(
+            f"the manifest lists the role {component.role!r}; this runtime knows {', '.join(ROLES)}"
+        )
+    try:
+        path = (root / component.path).resolve()
+        path.is_file()  # fails on a name that no file can have
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise BundleError(
+            f"{component.label}: {component.path!r} cannot be the path of a file ({error})"
+        ) from error
     if Path(component.path).is_absolute() or not path.is_relative_to(root):
         raise BundleError(f"{component.label}: its path {component.path!r} leaves the bundle's folder")
     return path
@@ -191,7 +203,9 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{component.label}: {component.path} is missing; {way_out}")
         size = path.stat().st_size
         if size != component.bytes:
-            raise BundleError(f"{component.label}: {component.path} has {size} bytes, not {component.bytes}; {way_out}")
+            raise BundleError(
+                f"{component.label}: {component.path} has {size} bytes, not {component.bytes}; {way_out}"
+            )
         if sha256_of(path) != component.sha256:
             raise BundleError(f"{component.label}: {component.path} is damaged (sha256 differs); {way_out}")
 
@@ -207,6 +221,11 @@ def check_front_end(manifest: Manifest, golden: dict[str, npt.NDArray[Any]]) -> 
 
     Raises BundleError where one exceeds its tolerance: what the device computes is then not what was trained on.
     """
+    names = ("log_mel/samples", "log_mel/output", "pixels/picture", "pixels/output")
+    if missing := [name for name in names if name not in golden]:
+        raise BundleError(
+            f"golden: the bundle's golden vectors lack {', '.join(missing)}; export the checkpoint again"
+        )
     front_end = manifest.front_end
     mel = log_mel(golden["log_mel/samples"], front_end.log_mel)
     pixels = prepare_frame(golden["pixels/picture"], front_end.image)

@@ -5,6 +5,7 @@ Training, evaluation, calibration and the device build their windows here, from 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -72,12 +73,14 @@ class Clip:
 @dataclass(frozen=True)
 class EncoderInputs:
     """What the encoders get for one window: ``pixels`` (n, 3, side, side) with ``frame_ages_s`` (n,), oldest first, n may be 0;
-    ``log_mel`` (1, frames, mels) or (0, frames, mels) without sound. ``now_s``: the window's moment."""
+    ``log_mel`` (1, frames, mels) or (0, frames, mels) without sound, which ended ``audio_age_s`` ago. ``now_s``: the
+    window's moment."""
 
     now_s: float
     pixels: Float32
     frame_ages_s: Float32
     log_mel: Float32
+    audio_age_s: float = 0.0
 
 
 def window_at(clip: Clip, now_s: float, path: str, front_end: FrontEnd) -> EncoderInputs:
@@ -94,9 +97,11 @@ def window_at(clip: Clip, now_s: float, path: str, front_end: FrontEnd) -> Encod
         raise ValueError(f"path {path!r} needs pictures, but the clip has none")
     pixels, frame_ages = _visual_window(clip, now_s, front_end) if wants_sight else _no_frames(front_end)
     mel = np.zeros((0, front_end.audio_window_frames, front_end.log_mel.n_mels), np.float32)
+    audio_age_s = 0.0
     if wants_sound and clip.samples is not None:
         mel = audio_window(clip.samples, now_s, front_end)[None]
-    return EncoderInputs(now_s, pixels, frame_ages, mel)
+        audio_age_s = max(0.0, now_s - len(clip.samples) / SAMPLE_RATE_HZ)
+    return EncoderInputs(now_s, pixels, frame_ages, mel, audio_age_s)
 
 
 def audio_window(samples: Float32, now_s: float, front_end: FrontEnd) -> Float32:
@@ -105,7 +110,9 @@ def audio_window(samples: Float32, now_s: float, front_end: FrontEnd) -> Float32
     config = front_end.log_mel
     newest = config.frames_in(min(round(now_s * SAMPLE_RATE_HZ), samples.size))
     oldest = max(0, newest - front_end.audio_window_frames)
-    span = samples[oldest * config.hop_samples : oldest * config.hop_samples + config.samples_for(newest - oldest)]
+    span = samples[
+        oldest * config.hop_samples : oldest * config.hop_samples + config.samples_for(newest - oldest)
+    ]
     return normalised_window(log_mel(span, config), front_end.audio_window_frames, config)
 
 
@@ -118,7 +125,12 @@ def _visual_window(clip: Clip, now_s: float, front_end: FrontEnd) -> tuple[Float
     """Each grid point shows the newest frame at or before it; a point before the first frame is left out."""
     windows = front_end.windows
     times = np.asarray(clip.frame_times_s)
-    newest = grid_index(min(now_s, float(times[-1])), windows.frame_hop_s)
+    newest = grid_index(now_s, windows.frame_hop_s)
+    last = (
+        int(np.searchsorted(times, now_s + 1e-6, side="right")) - 1
+    )  # a later frame may not matter: a stream has none
+    if last >= 0:  # nor does the window go on beyond the grid point that first shows the last frame
+        newest = min(newest, math.ceil(times[last] / windows.frame_hop_s - 1e-6))
     shown: list[tuple[float, int]] = []
     for index in window_frame_indices(newest, windows):
         time_s = index * windows.frame_hop_s

@@ -24,10 +24,19 @@ class ImageConfig:
     std: float = 0.5
 
 
+def check_picture(picture: npt.NDArray[np.uint8]) -> None:
+    """ValueError unless picture is (H, W, 3) uint8 and not empty: OpenCV would convert in silence."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+        raise ValueError(
+            f"picture must be (H, W, 3) uint8 RGB, got shape {picture.shape} and {picture.dtype}"
+        )
+
+
 def rotate(picture: npt.NDArray[np.uint8], clockwise_degrees: int) -> npt.NDArray[np.uint8]:
     """Rotate by a multiple of 90 degrees. picture: (H, W, 3)."""
     if clockwise_degrees % 90:
         raise ValueError(f"clockwise_degrees must be a multiple of 90, got {clockwise_degrees}")
+    check_picture(picture)
     code = _ROTATIONS.get(clockwise_degrees % 360)
     return picture if code is None else np.asarray(cv2.rotate(picture, code), np.uint8)
 
@@ -35,14 +44,15 @@ def rotate(picture: npt.NDArray[np.uint8], clockwise_degrees: int) -> npt.NDArra
 def squash(picture: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:
     """Resize to (side, side, 3) without keeping the aspect ratio: area where the picture shrinks in both
     directions, area then linear where it shrinks in one only, linear where it grows."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
-        raise ValueError(f"picture must be (H, W, 3) uint8 RGB, got shape {picture.shape} and {picture.dtype}")
+    check_picture(picture)
     height, width = picture.shape[:2]
     shrunk = (min(width, side_px), min(height, side_px))
     if shrunk != (width, height):
         picture = np.asarray(cv2.resize(picture, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
     if shrunk != (side_px, side_px):
-        picture = np.asarray(cv2.resize(picture, (side_px, side_px), interpolation=cv2.INTER_LINEAR), np.uint8)
+        picture = np.asarray(
+            cv2.resize(picture, (side_px, side_px), interpolation=cv2.INTER_LINEAR), np.uint8
+        )
     return picture
 
 
@@ -51,5 +61,7 @@ def prepare_frame(
 ) -> npt.NDArray[np.float32]:
     """(H, W, 3) uint8 RGB → (3, side, side) float32, normalised."""
     square = squash(rotate(picture, clockwise_degrees), config.side_px)
-    scaled = square.astype(np.float32) * np.float32(1 / (255 * config.std)) - np.float32(config.mean / config.std)
+    scaled = square.astype(np.float32) * np.float32(1 / (255 * config.std)) - np.float32(
+        config.mean / config.std
+    )
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))

@@ -55,7 +55,9 @@ def level_word(value: float, words: tuple[str, ...]) -> str:
 def caption(content: str, valence: float, arousal: float) -> str:
     """One sentence on content and affect, for example "a rooster, stirring and pleasant"."""
     article = "an" if content[0] in "aeiou" else "a"
-    return f"{article} {content}, {level_word(arousal, AROUSAL_WORDS)} and {level_word(valence, VALENCE_WORDS)}"
+    return (
+        f"{article} {content}, {level_word(arousal, AROUSAL_WORDS)} and {level_word(valence, VALENCE_WORDS)}"
+    )
 
 
 def palette(warmth: float, brightness: float) -> str:

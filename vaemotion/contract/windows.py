@@ -33,7 +33,9 @@ class WindowConfig:
                 f"({self.frame_hop_s}) and frames ({self.frames}) at least 1"
             )
         if not 1 <= self.language_frames <= self.frames:
-            raise ValueError(f"language_frames must be 1 to {self.frames} (frames), got {self.language_frames}")
+            raise ValueError(
+                f"language_frames must be 1 to {self.frames} (frames), got {self.language_frames}"
+            )
 
     @property
     def hops_per_spacing(self) -> int:

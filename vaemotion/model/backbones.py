@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from transformers import ASTConfig, ASTModel, SmolVLMConfig, SmolVLMForConditionalGeneration
 
 
-def build_vlm(config: dict[str, Any]) -> SmolVLMForConditionalGeneration:
-    """A SmolVLM with random weights from the dictionary of its ``config.json``."""
+def build_vlm(config: dict[str, Any]) -> Any:
+    """A ``SmolVLMForConditionalGeneration`` with random weights from the dictionary of its ``config.json``.
+
+    Typed Any: transformers declares its sub-configs as optional dictionaries and its submodules as tensors.
+    """
     return SmolVLMForConditionalGeneration(SmolVLMConfig(**config))
 
 
@@ -38,10 +41,10 @@ class VisionEncoder(nn.Module):
 
     position_ids: Tensor
 
-    def __init__(self, vlm: SmolVLMForConditionalGeneration) -> None:
+    def __init__(self, vlm: Any) -> None:
         super().__init__()
-        self.vision_model = vlm.model.vision_model
-        self.connector = vlm.model.connector
+        self.vision_model: Any = vlm.model.vision_model
+        self.connector: Any = vlm.model.connector
         side = vlm.config.vision_config.image_size // vlm.config.vision_config.patch_size
         self.register_buffer("position_ids", baked_position_ids(side), persistent=False)
 
@@ -84,7 +87,11 @@ class ConvTransformer(nn.Module):
         inputs = 1
         for index, outputs in enumerate(config.channels):
             stride = (2, 2) if index == 0 else (1, 2)  # (time, mel)
-            stem += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.GELU()]
+            stem += [
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                nn.GroupNorm(8, outputs),
+                nn.GELU(),
+            ]
             inputs = outputs
         self.stem = nn.Sequential(*stem)
         rows = config.n_mels
@@ -93,7 +100,13 @@ class ConvTransformer(nn.Module):
         self.project = nn.Linear(inputs * rows, config.width)
         self.position = nn.Parameter(torch.randn(config.steps, config.width) * 0.02)
         layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True, norm_first=True
+            config.width,
+            config.heads,
+            4 * config.width,
+            config.dropout,
+            "gelu",
+            batch_first=True,
+            norm_first=True,
         )
         self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(config.width)
@@ -107,13 +120,15 @@ class ConvTransformer(nn.Module):
 class AstEncoder(nn.Module):
     """``ASTModel`` with the mean over its frequency rows, (B, frames, mels) → (B, steps, width)."""
 
-    def __init__(self, config: ASTConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         self.ast = ASTModel(config)
         self.rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        tokens = self.ast(log_mel).last_hidden_state[:, 2:]  # without [CLS] and distillation: (B, rows * steps, width)
+        tokens = self.ast(log_mel).last_hidden_state[
+            :, 2:
+        ]  # without [CLS] and distillation: (B, rows * steps, width)
         return tokens.unflatten(1, (self.rows, -1)).mean(1)
 
 
@@ -127,7 +142,7 @@ def build_audio_encoder(config: dict[str, Any]) -> tuple[nn.Module, int, int]:
         conv = ConvTransformerConfig(**{**values, "channels": tuple(values["channels"])})
         return ConvTransformer(conv), conv.steps, conv.width
     if kind == "ast":
-        ast = ASTConfig(**values)
+        ast: Any = ASTConfig(**values)
         steps = (ast.max_length - ast.patch_size) // ast.time_stride + 1
         return AstEncoder(ast), steps, ast.hidden_size
     raise ValueError(f"audio encoder kind must be 'conv' or 'ast', got {kind!r}")

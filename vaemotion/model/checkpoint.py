@@ -104,13 +104,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_checkpoint(folder: Path) -> VAEmotionLLM:
     """The model with its weights in float32, in evaluation mode. Every file's hash is checked before it is read."""
     config = read_config(folder)
-    for name, entry in config["components"].items():
-        _check_hash(folder, name, entry)
-    tokenizer = Tokenizer.from_file(str(folder / config["components"]["tokenizer"]["file"]))
     try:
+        for name, entry in config["components"].items():
+            _check_hash(folder, name, entry)
+        tokenizer = Tokenizer.from_file(str(folder / config["components"]["tokenizer"]["file"]))
         model = VAEmotionLLM(ModelConfig.from_dict(config["model"]), tokenizer)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a model this version builds: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} does not describe a model this version builds: {error}"
+        ) from error
     for name, part in components(model).items():
         if name not in config["components"]:
             raise CheckpointError(f"{folder / 'config.json'} describes {name!r} but lists no file for it")
@@ -121,11 +123,15 @@ def load_checkpoint(folder: Path) -> VAEmotionLLM:
 def _check_hash(folder: Path, name: str, entry: dict[str, Any]) -> None:
     file = folder / entry["file"]
     if Path(entry["file"]).name != entry["file"]:
-        raise CheckpointError(f"component {name!r} names the file {entry['file']!r}, which is not inside {folder}")
+        raise CheckpointError(
+            f"component {name!r} names the file {entry['file']!r}, which is not inside {folder}"
+        )
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; copy the checkpoint again")
     if sha256_of(file) != entry["sha256"]:
-        raise CheckpointError(f"{file} is damaged: its sha256 differs from config.json; copy the checkpoint again")
+        raise CheckpointError(
+            f"{file} is damaged: its sha256 differs from config.json; copy the checkpoint again"
+        )
 
 
 def _load_component(module: nn.Module, file: Path) -> None:
@@ -142,6 +148,10 @@ def _load_component(module: nn.Module, file: Path) -> None:
                 f"config.json and weights are of different models"
             )
     loaded = {key: tensor.float() for key, tensor in tensors.items()}
-    missing = [key for key in module.load_state_dict(loaded, strict=False).missing_keys if not key.startswith("lm_head")]
+    missing = [
+        key
+        for key in module.load_state_dict(loaded, strict=False).missing_keys
+        if not key.startswith("lm_head")
+    ]
     if missing:
         raise CheckpointError(f"{file} lacks {len(missing)} tensors, the first is {missing[0]!r}")

@@ -124,7 +124,9 @@ class EmoAdapter(nn.Module):
         key = self.key(keys).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
         value = self.value(values).unflatten(-1, (heads, -1)).transpose(1, 2)
         scores = query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5  # (B, H, Q, N)
-        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))  # finite somewhere: the null key is never masked
+        scores = scores.masked_fill(
+            ~mask[:, None, None], float("-inf")
+        )  # finite somewhere: the null key is never masked
         return self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
     def forward(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class VAEmotionLLM(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.template: PromptTemplate = config.prompt
-        self.base = build_vlm(config.vlm)
+        self.base: Any = build_vlm(config.vlm)
         self.vision = VisionEncoder(self.base)
         width = self.width
         self.audio = AudioPathway(config.audio, width) if config.audio else None
@@ -65,7 +66,9 @@ class VAEmotionLLM(nn.Module):
         rows: list[tuple[list[int], int]] = []
         for question, answer in zip(questions, answers, strict=True):
             head = self.token_ids(self.template.question_text(question))
-            rows.append((head + [*self.token_ids(self.template.answer_text(answer)), self.stop_id], len(head)))
+            rows.append(
+                ([*head, *self.token_ids(self.template.answer_text(answer)), self.stop_id], len(head))
+            )
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -96,14 +99,18 @@ class VAEmotionLLM(nn.Module):
         """
         embeddings = torch.cat([media, self.embed(text.ids)], dim=1)  # (B, P + L, D)
         mask = torch.cat([text.mask.new_ones(media.shape[:2]), text.mask], dim=1)
-        hidden = self.base.model.text_model(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state
+        hidden = self.base.model.text_model(
+            inputs_embeds=embeddings, attention_mask=mask.long()
+        ).last_hidden_state
         predicts = F.pad(text.answer[:, 1:], (0, 1))  # (B, L): True where the *next* token is an answer token
         first = text.answer[:, :1]  # an answer that starts at once is predicted by the last media position
         positions = torch.cat([first.new_zeros(media.shape[0], media.shape[1] - 1), first, predicts], dim=1)
         return self.base.lm_head(hidden[positions])
 
     @torch.no_grad()
-    def generate(self, media: Tensor, question: str, *, max_tokens: int = 24, temperature: float = 0.0) -> list[str]:
+    def generate(
+        self, media: Tensor, question: str, *, max_tokens: int = 24, temperature: float = 0.0
+    ) -> list[str]:
         """Answers to one question for each row of media (B, P, D); greedy at temperature 0, else sampled."""
         ids = torch.tensor(self.token_ids(self.template.question_text(question)))
         step = torch.cat([media, self.embed(ids).expand(media.shape[0], -1, -1)], dim=1)
@@ -114,7 +121,9 @@ class VAEmotionLLM(nn.Module):
             cache = out.past_key_values
             logits = self.base.lm_head(out.last_hidden_state[:, -1]).float()  # (B, vocab)
             greedy = logits.argmax(-1)
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0] if temperature > 0 else greedy
+            chosen = (
+                torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0] if temperature > 0 else greedy
+            )
             chosen = torch.where(finished, self.stop_id, chosen)
             tokens.append(chosen)
             finished |= chosen == self.stop_id

@@ -116,7 +116,10 @@ def draw_batch(config: TrainingConfig, stage: BaseStage, step: int) -> dict[str,
     first = step * stage.optimisation.batch
     works = [sample_work(work_seed("train", first + i)) for i in range(samples)]
     earliest = (count - 1) * config.windows.frame_spacing_s
-    pixels = [frames_at(work, float(rng.uniform(earliest, max(earliest, LATEST_S))), count, front_end) for work in works]
+    pixels = [
+        frames_at(work, float(rng.uniform(earliest, max(earliest, LATEST_S))), count, front_end)
+        for work in works
+    ]
     questions = [choose_question(rng, QUESTION_SHARES) for _ in works]
     return {
         "pixels": torch.stack(pixels),  # (B, count, 3, side, side)
@@ -140,7 +143,9 @@ class AuxiliaryHead(nn.Module):
         return self.out(self.norm(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)))
 
 
-def run(model: VAEmotionLLM, config: TrainingConfig, out: Path, resume: bool, stop_after: int | None = None) -> bool:
+def run(
+    model: VAEmotionLLM, config: TrainingConfig, out: Path, resume: bool, stop_after: int | None = None
+) -> bool:
     """Train the base in place; True when complete (see ``loop.fit``)."""
     stage = config.base
     torch.manual_seed(config.seed + 1)
@@ -148,7 +153,9 @@ def run(model: VAEmotionLLM, config: TrainingConfig, out: Path, resume: bool, st
 
     def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         batch_size = len(batch["questions"])
-        tokens = model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (batch_size, -1)).flatten(1, 2)  # (B, N_v, D)
+        tokens = (
+            model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (batch_size, -1)).flatten(1, 2)
+        )  # (B, N_v, D)
         text = model.text_batch(batch["questions"], batch["answers"])
         logits = model.answer_logits(model.media_embeddings(tokens, None, batch_size), text)
         answer = F.cross_entropy(logits.float(), text.ids[text.answer])
@@ -160,5 +167,5 @@ def run(model: VAEmotionLLM, config: TrainingConfig, out: Path, resume: bool, st
 
     return fit(
         "base", [model.base, auxiliary], lambda step: draw_batch(config, stage, step), loss, stage.optimisation, out,
-        seed=config.seed, resume=resume, stop_after=stop_after,
+        seed=config.seed, resume=resume, identity=config.identity("base"), stop_after=stop_after,
     )  # fmt: skip

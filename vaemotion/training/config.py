@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -111,6 +112,14 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def identity(self, stage: str) -> str:
+        """Everything that the result of a stage depends on, as JSON: a state of another identity cannot be resumed."""
+        sections = ("seed", "log_mel", "image", "windows", "vlm", "audio_encoder", stage)
+        values = {key: value for key, value in asdict(self).items() if key in sections}
+        for harmless in ("save_every", "log_every", "workers"):
+            del values[stage]["optimisation"][harmless]
+        return json.dumps(values, sort_keys=True)
+
 
 def read_training_config(file: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     """TOML file plus overrides such as ``base.optimisation.steps=100``. Raises UsageError that names the nearest key."""
@@ -137,6 +146,8 @@ def _parse(text: str) -> Any:
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"--set {'.'.join(path)}: {part} is a value, not a section")
     values[path[-1]] = value
 
 
@@ -153,7 +164,9 @@ def _apply(config: _Config, values: Mapping[str, Any], where: str) -> _Config:
     try:
         return replace(config, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise UsageError(f"the configuration's section [{where.rstrip('.')}] is not possible: {error}") from error
+        raise UsageError(
+            f"the configuration's section [{where.rstrip('.')}] is not possible: {error}"
+        ) from error
 
 
 def _converted(current: Any, value: Any, where: str) -> Any:
@@ -162,7 +175,7 @@ def _converted(current: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where} is a section, got {value!r}")
         return _apply(current, value, f"{where}.")
     if isinstance(current, tuple) and isinstance(value, list):
-        return tuple(value)
+        return tuple(_converted(current[0], element, where) for element in value)
     if isinstance(current, float) and type(value) is int:
         return float(value)
     if type(current) is not type(value):

@@ -24,7 +24,7 @@ from vaemotion.model.checkpoint import load_checkpoint, read_config, save_checkp
 from vaemotion.model.emo_adapter import CONSTRUCTS, EmoAdapter, EmoAdapterConfig
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import EmotionStage, TrainingConfig, read_training_config
-from vaemotion.training.loop import fit
+from vaemotion.training.loop import fit, weights_digest
 from vaemotion.training.losses import concordance_loss, gaussian_nll, rater_divergence
 from vaemotion.training.windows_cache import WindowCache, cached_windows
 
@@ -55,7 +55,7 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     cache = cached_windows(model, base_hash, "train", config.emotion.works, config.seed, Path(config.runs))
     audio_tokens = hear(model, cache)
     model = with_adapter(model, cache, audio_tokens, config)
-    if run(model, cache, audio_tokens, config, Path(config.runs) / "emotion.training", resume):
+    if run(model, cache, audio_tokens, config, out.with_name(out.name + ".training"), resume):
         save_checkpoint(model, out, {**stored["lineage"], "emotion": config.to_dict()}, config.licence)
 
 
@@ -67,7 +67,9 @@ def hear(model: VAEmotionLLM, cache: WindowCache) -> Tensor:
     return torch.cat([model.audio(chunk.float()) for chunk in chunks])
 
 
-def with_adapter(model: VAEmotionLLM, cache: WindowCache, audio_tokens: Tensor, config: TrainingConfig) -> VAEmotionLLM:
+def with_adapter(
+    model: VAEmotionLLM, cache: WindowCache, audio_tokens: Tensor, config: TrainingConfig
+) -> VAEmotionLLM:
     """The same model, frozen, with a new EmoAdapter whose whitening is fitted to the training tokens."""
     model.requires_grad_(False)
     torch.manual_seed(config.seed + 7)
@@ -88,7 +90,11 @@ def audio_token_ages_s(model: VAEmotionLLM) -> Tensor:
 
 
 def adapter_batch(
-    model: VAEmotionLLM, cache: WindowCache, audio_tokens: Tensor, windows: np.ndarray, rng: np.random.Generator
+    model: VAEmotionLLM,
+    cache: WindowCache,
+    audio_tokens: Tensor,
+    windows: np.ndarray,
+    rng: np.random.Generator,
 ) -> AdapterBatch:
     """Windows as the device would have them: now and then fewer pictures (a stream that has just begun), ages that lie between the grid."""
     index = torch.from_numpy(windows)
@@ -175,8 +181,10 @@ def run(
             total, parts = total + stage.language_weight * language, {**parts, "language": language.item()}
         return total, parts
 
+    assert model.audio is not None
+    identity = config.identity("emotion") + weights_digest(model.base) + weights_digest(model.audio)
     optimisation = replace(stage.optimisation, workers=0)  # the tokens lie in memory: nothing to prepare
     return fit(
         "emotion", [adapter], lambda step: step, loss, optimisation, out,
-        seed=config.seed, resume=resume, stop_after=stop_after,
+        seed=config.seed, resume=resume, identity=identity, stop_after=stop_after,
     )  # fmt: skip

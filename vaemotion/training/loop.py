@@ -7,6 +7,7 @@ and JSON: ``accelerate``'s own ``save_state`` pickles the optimizer, and nothing
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -22,9 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from vaemotion.contract.errors import UserError
 from vaemotion.training.config import Optimisation
 
 STATE_FILE = "training_state.safetensors"
+
+
+class TrainingError(UserError):
+    """A training that cannot go on."""
+
+
 Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
 
 
@@ -32,7 +40,9 @@ def seeded(*keys: int) -> torch.Generator:
     """A generator for these keys alone (sequence-seeded, so that neighbouring keys do not resemble each other)."""
     import numpy as np
 
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+    )
 
 
 def learning_rate_factor(step: int, config: Optimisation) -> float:
@@ -73,19 +83,23 @@ def fit(
     *,
     seed: int,
     resume: bool,
+    identity: str = "",
     stop_after: int | None = None,
 ) -> bool:
     """Train ``modules`` with ``loss(batches(step))`` for ``config.steps`` steps.
 
     ``batches`` may run in worker processes. State and log lie in ``out``; ``stop_after`` ends early, as an interruption
-    would, and the return value says whether the training is complete.
+    would, and the return value says whether the training is complete. ``identity`` describes everything that the result
+    depends on besides; a state that was written under another is refused.
     """
     accelerator = Accelerator(mixed_precision=config.precision)
     holder = nn.ModuleList(modules)
     parameters = [p for p in holder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(_decay_groups(holder, config), lr=config.learning_rate, betas=(0.9, 0.95))
     out.mkdir(parents=True, exist_ok=True)
-    start = load_state(out, holder, optimizer) if resume else 0
+    if not resume:
+        (out / STATE_FILE).unlink(missing_ok=True)
+    start = min(load_state(out, holder, optimizer, identity), config.steps)
     log_file = out / "log.jsonl"
     _trim_log(log_file, start)
     optimizer = accelerator.prepare(optimizer)
@@ -105,7 +119,9 @@ def fit(
             with accelerator.autocast():
                 value, parts = loss(batch)
             if not torch.isfinite(value):
-                raise FloatingPointError(f"{title}: the loss is {value.item()} at step {step}; lower the learning rate")
+                raise TrainingError(
+                    f"{title}: the loss is {value.item()} at step {step}; lower the learning rate"
+                )
             accelerator.backward(value)
             accelerator.clip_grad_norm_(parameters, config.clip_norm)
             optimizer.step()
@@ -116,7 +132,7 @@ def fit(
                 rate = (done - start) / (time.monotonic() - began)
                 _log(log, {"step": done, "loss": value.item(), **parts, "steps_per_s": rate})
             if done % config.save_every == 0 or done == stop:
-                save_state(out, holder, optimizer, done)
+                save_state(out, holder, optimizer, done, identity)
     holder.eval()
     return stop >= config.steps
 
@@ -157,18 +173,33 @@ def _trim_log(log_file: Path, start: int) -> None:
     log_file.write_text("".join(kept))
 
 
-def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int) -> None:
+def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int, identity: str = "") -> None:
     """Trainable weights and the optimizer's moments, atomically."""
     tensors = {f"weight.{k}": p.detach().clone() for k, p in holder.named_parameters() if p.requires_grad}
     state = optimizer.state_dict()["state"]
     for index, moments in state.items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).detach().clone() for k, v in moments.items()}
     temporary = out / (STATE_FILE + ".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step)})
+    state_of = json.dumps(
+        {"step": step, "identity": _digest(identity)}
+    )  # one entry: safetensors does not order several
+    save_file(tensors, temporary, metadata={"run": state_of})
     os.replace(temporary, out / STATE_FILE)
 
 
-def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def weights_digest(module: nn.Module) -> str:
+    """Hash of all weights, by which a stage recognises the frozen model that it began on."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer, identity: str = "") -> int:
     """Restore what ``save_state`` wrote; returns the step to go on from, 0 when there is nothing."""
     file = out / STATE_FILE
     if not file.exists():
@@ -176,7 +207,13 @@ def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer) -
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        step = int(opened.metadata()["step"])
+        metadata = json.loads(opened.metadata()["run"])
+    if metadata["identity"] != _digest(identity):
+        raise TrainingError(
+            f"{file} was written under another configuration or on other data; give the configuration that it began "
+            f"with, or start again with --no-resume"
+        )
+    step = int(metadata["step"])
     tensors = load_file(file)
     with torch.no_grad():
         for key, parameter in holder.named_parameters():

@@ -25,10 +25,16 @@ from vaemotion.contract import prompts
 from vaemotion.contract.errors import UserError
 from vaemotion.data.instructions import choose_question
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
-from vaemotion.model.checkpoint import COMPONENT_DTYPE, load_checkpoint, read_config, round_in_place, save_checkpoint
+from vaemotion.model.checkpoint import (
+    COMPONENT_DTYPE,
+    load_checkpoint,
+    read_config,
+    round_in_place,
+    save_checkpoint,
+)
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import AlignStage, TrainingConfig, read_training_config
-from vaemotion.training.loop import fit, seeded
+from vaemotion.training.loop import fit, seeded, weights_digest
 from vaemotion.training.losses import distillation_loss
 from vaemotion.training.windows_cache import WindowCache, cached_windows
 
@@ -94,7 +100,14 @@ def teacher_lessons(
 ) -> list[Lesson]:
     """The teacher's answers, cached as JSON lines under a name that identifies all they depend on."""
     stage = config.align
-    settings = [base_hash, config.seed, stage.works, stage.frame_counts, stage.sampled_share, QUESTIONS_PER_WORK]
+    settings = [
+        base_hash,
+        config.seed,
+        stage.works,
+        stage.frame_counts,
+        stage.sampled_share,
+        QUESTIONS_PER_WORK,
+    ]
     settings += [[q.text, share] for q, share in QUESTION_SHARES.items()]
     file = folder / f"lessons-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}.jsonl"
     if file.exists():
@@ -156,14 +169,20 @@ def run(
         group = list(by_count.values())[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
         chosen = [group[int(i)] for i in rng.integers(len(group), size=stage.optimisation.batch)]
         mel = cache.log_mel[[lesson.window for lesson in chosen]].float()
-        return {"lessons": chosen, "log_mel": augmented(mel, rng), "both": bool(rng.random() < stage.both_share)}
+        return {
+            "lessons": chosen,
+            "log_mel": augmented(mel, rng),
+            "both": bool(rng.random() < stage.both_share),
+        }
 
     def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         return alignment_loss(model, cache, batch, stage)
 
+    identity = config.identity("align") + weights_digest(model.base)
     return fit(
-        "align", [audio], batch, loss, stage.optimisation, out, seed=config.seed, resume=resume, stop_after=stop_after
-    )
+        "align", [audio], batch, loss, stage.optimisation, out,
+        seed=config.seed, resume=resume, identity=identity, stop_after=stop_after,
+    )  # fmt: skip
 
 
 def alignment_loss(
@@ -178,7 +197,9 @@ def alignment_loss(
     with torch.no_grad():
         teacher = model.answer_logits(model.media_embeddings(visual, None, size), text)
     heard = model.audio(batch["log_mel"])
-    student = model.answer_logits(model.media_embeddings(visual if batch["both"] else None, heard, size), text)
+    student = model.answer_logits(
+        model.media_embeddings(visual if batch["both"] else None, heard, size), text
+    )
     distilled = distillation_loss(teacher, student, stage.temperature)
     answer = F.cross_entropy(student.float(), text.ids[text.answer])
     path = "both" if batch["both"] else "audio"

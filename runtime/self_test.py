@@ -1,0 +1,152 @@
+"""A bundle's self-test: does this machine compute what the exporting machine computed? No torch.
+
+In: a bundle. Out: one ``Edge`` per comparison with its golden vectors: front end, every engine file, every language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from runtime.engines import OnnxRuntimeEngine
+from runtime.language_model import LanguageModel
+from vaemotion.contract.bundle import (
+    ENGINE_ROLES,
+    LOG_MEL_TOLERANCE,
+    PIXEL_TOLERANCE,
+    Component,
+    Manifest,
+    check_front_end,
+    component_path,
+    read_golden,
+    read_manifest,
+    verify_files,
+)
+from vaemotion.contract.errors import UserError
+
+Array = npt.NDArray[Any]
+# Largest differences allowed, each relative to the largest magnitude of the reference where that exceeds 1.
+ENGINE_TOLERANCE = {"fp32": 1e-4}
+LOGIT_TOLERANCE = {"F16": 0.08, "Q8_0": 0.5}  # absolute, in logits
+
+
+class VerificationError(UserError):
+    """An export is not what its checkpoint is."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One comparison. ``kind``: "golden", "engine", "logits", "tokenizer" or "chain"; it holds when ``measured`` is at most
+    ``allowed`` (at least, for an agreement)."""
+
+    kind: str
+    component: str
+    what: str
+    measured: float
+    allowed: float
+    mean: float
+    at_least: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.measured >= self.allowed if self.at_least else self.measured <= self.allowed
+
+    def sentence(self) -> str:
+        relation = "at least" if self.at_least else "at most"
+        return f"{self.component}, {self.what}: {self.measured:.4g}, expected {relation} {self.allowed:.4g}"
+
+
+def edges_table(edges: Sequence[Edge]) -> Table:
+    """The comparisons, for a terminal."""
+    table = Table("edge", "component", "what", "measured", "mean", "allowed", "")
+    for edge in edges:
+        mark = "[green]ok[/]" if edge.holds else "[red]breach[/]"
+        relation = "≥" if edge.at_least else "≤"
+        row = (f"{edge.measured:.3g}", f"{edge.mean:.3g}", f"{relation} {edge.allowed:.3g}")
+        table.add_row(edge.kind, edge.component, edge.what, *row, mark)
+    return table
+
+
+def report(bundle: Path, edges: Sequence[Edge]) -> None:
+    """Print the comparisons; raises VerificationError when one does not hold."""
+    console = Console()
+    console.print(edges_table(edges))
+    broken = [edge for edge in edges if not edge.holds]
+    if broken:
+        raise VerificationError(f"{bundle} is broken: {broken[0].sentence()}; export the checkpoint again")
+    console.print(f"[green]{bundle}: every file is whole, {len(edges)} comparisons hold[/]")
+
+
+def self_test(bundle: Path) -> None:
+    """``vaemotion verify``: files, front end, engines and language models against the golden vectors."""
+    manifest = read_manifest(bundle)
+    verify_files(bundle, manifest)
+    report(bundle, golden_edges(bundle, manifest))
+
+
+def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
+    """This machine's front end, engines and language models against the bundle's golden vectors."""
+    golden = read_golden(bundle, manifest)
+    measured = check_front_end(manifest, golden)
+    edges = [
+        Edge(
+            "golden",
+            name,
+            "largest difference",
+            value,
+            LOG_MEL_TOLERANCE if name == "log_mel" else PIXEL_TOLERANCE,
+            value,
+        )
+        for name, value in measured.items()
+    ]
+    for component in manifest.components:
+        key = f"{component.role}/{component.precision}"
+        if component.role in ENGINE_ROLES:
+            inputs = {spec.name: golden[f"{component.role}/in/{spec.name}"] for spec in component.inputs}
+            outputs = OnnxRuntimeEngine(component_path(bundle, component), component).run(inputs)
+            worst = max(
+                relative_difference(golden[f"{component.role}/out/{n}"], v)[0] for n, v in outputs.items()
+            )
+        elif component.role == "language_model":
+            with open_language_model(bundle, manifest, component) as language_model:
+                logits = language_model.logits(golden["language_model/in/embeddings"])
+            worst = float(np.abs(logits - golden["language_model/out/logits"]).max())
+        else:
+            continue
+        allowed = manifest.tolerances.get(key, default_tolerance(component))
+        edges.append(Edge("golden", key, "largest difference", worst, allowed, worst))
+    return edges
+
+
+def default_tolerance(component: Component) -> float:
+    """What a component may differ by before anything was measured."""
+    table = LOGIT_TOLERANCE if component.role == "language_model" else ENGINE_TOLERANCE
+    return table[component.precision]
+
+
+def relative_difference(expected: Array, got: Array) -> tuple[float, float]:
+    """Largest and mean absolute difference, divided by the largest magnitude expected where that exceeds 1. NaN counts
+    as infinite."""
+    difference = np.abs(expected.astype(np.float64) - got) / max(1.0, float(np.abs(expected).max()))
+    finite = bool(np.isfinite(difference).all())
+    return (float(difference.max()), float(difference.mean())) if finite else (float("inf"), float("inf"))
+
+
+@contextmanager
+def open_language_model(bundle: Path, manifest: Manifest, component: Component) -> Generator[LanguageModel]:
+    """One of the bundle's GGUF files, its token embeddings beside it."""
+    embeddings = np.load(
+        component_path(bundle, manifest.component("token_embeddings")), mmap_mode="r", allow_pickle=False
+    )
+    with LanguageModel(
+        component_path(bundle, component), embeddings, context_tokens=512, f32_kv=True
+    ) as model:
+        yield model
