@@ -7,7 +7,6 @@ every edge holds.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import resource
 import shutil
 import sys
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from export.to_gguf import LlamaShape, SpecialTokens, write_llama_gguf
 from export.to_onnx import ExportError, device_parts, export_onnx, tokens_per_frame
@@ -32,9 +30,7 @@ from vaemotion.contract.bundle import (
     Manifest,
     TensorSpec,
     publish_folder,
-    read_manifest,
     sha256_of,
-    verify_files,
     write_manifest,
 )
 from vaemotion.model.checkpoint import load_checkpoint, read_config
@@ -52,8 +48,9 @@ TOOLS = (
     "llama-cpp-python",
     "numpy",
 )
-# What the device may differ from the golden vectors, at least; else twice what was measured at export.
-SMALLEST_TOLERANCE = 1e-5
+# A device may differ from the golden vectors by twice what was measured here, and by this much in any case: other
+# processors sum in another order, and nobody shall be called to a gallery for that. Relative (engines); in logits.
+SMALLEST_TOLERANCE, SMALLEST_LOGIT_TOLERANCE = 1e-4, 0.03
 
 
 @dataclass
@@ -86,16 +83,17 @@ def export_bundle(checkpoint: Path, out: Path) -> None:
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        (temporary / "components").mkdir(parents=True)
         with _failures_as_errors():
+            (temporary / "components").mkdir(parents=True)
             manifest = _write_components(model, stored, checkpoint, temporary, console)
             manifest, edges = _verified(model, temporary, manifest, console)
         usage = {
             "export_s": round(time.monotonic() - began, 1),
             "export_peak_memory_mb": round(peak_memory_mb()),
         }
-        write_manifest(temporary, replace(manifest, lineage={**manifest.lineage, **usage}))
-        publish_folder(temporary, out)
+        with _failures_as_errors():
+            write_manifest(temporary, replace(manifest, lineage={**manifest.lineage, **usage}))
+            publish_folder(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     console.print(edges_table(edges))
@@ -236,37 +234,12 @@ def _verified(
             f"the export differs from its checkpoint: {broken[0].sentence()}; no bundle was written"
         )
     golden = {edge.component: edge.measured for edge in edges if edge.kind == "golden"}
-    tolerances = {key: max(SMALLEST_TOLERANCE, 2 * value) for key, value in golden.items()}
+    tolerances = {
+        key: max(
+            SMALLEST_LOGIT_TOLERANCE if key.startswith("language_model/") else SMALLEST_TOLERANCE, 2 * value
+        )
+        for key, value in golden.items()
+    }
     return replace(
         manifest, tolerances=tolerances, verification={"edges": [vars(edge) for edge in edges]}
     ), edges
-
-
-def inspect(bundle: Path, as_json: bool) -> None:
-    """``vaemotion bundle inspect``: what is in a bundle, and whether its files are whole."""
-    manifest = read_manifest(bundle)
-    verify_files(bundle, manifest)
-    if as_json:
-        print((bundle / "manifest.json").read_text())
-        return
-    table = Table(title=f"{manifest.name}, schema {manifest.schema_version}")
-    for column in ("role", "precision", "MB", "inputs → outputs", "licence", "sha256"):
-        table.add_column(column, justify="right" if column == "MB" else "left")
-    for component in manifest.components:
-        described = [
-            ", ".join(f"{s.name} {list(s.shape)}" for s in specs)
-            for specs in (component.inputs, component.outputs)
-        ]
-        arrow = " → ".join(described) if component.inputs else ""
-        megabytes = f"{component.bytes / 1e6:.2f}"
-        table.add_row(
-            component.role, component.precision, megabytes, arrow, component.licence, component.sha256[:12]
-        )
-    console = Console()
-    console.print(table)
-    console.print("front end", json.dumps(manifest.front_end.to_dict(), indent=1), highlight=False)
-    tools = ", ".join(f"{name} {version}" for name, version in manifest.lineage["tools"].items())
-    console.print(f"made by {tools}", highlight=False)
-    console.print(
-        f"from a checkpoint whose config has sha256 {manifest.lineage['checkpoint_config_sha256'][:12]}"
-    )

@@ -160,7 +160,7 @@ def engine_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: 
             pairs = [relative_difference(expected[name], got[name]) for name in expected]
             worst, mean = max(p[0] for p in pairs), max(p[1] for p in pairs)
             allowed = ENGINE_TOLERANCE[component.precision]
-            what = f"torch → ONNX Runtime, batch {batch}"
+            what = f"engine, batch {batch}"
             edges.append(
                 Edge("engine", f"{component.role}/{component.precision}", what, worst, allowed, mean)
             )
@@ -204,7 +204,7 @@ def logit_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: S
             Edge(
                 "logits",
                 key,
-                f"torch → GGUF, same top-1 {same:.1%}",
+                f"logits, top-1 {same:.1%}",
                 worst,
                 allowed,
                 float(difference.mean()),
@@ -228,7 +228,7 @@ def tokenizer_edges(bundle: Path, manifest: Manifest, tokenizer: Tokenizer) -> l
         Edge(
             "tokenizer",
             "language_model",
-            f"{len(corpus)} texts as llama.cpp tokenises them",
+            "share of texts llama.cpp tokenises alike",
             share,
             1.0,
             share,
@@ -256,7 +256,7 @@ def chain_edges(bundle: Path, reference: Predictor, clips: Sequence[Clip]) -> li
         Edge(
             "chain",
             "bundle",
-            f"same answer on {len(same)} questions",
+            f"share of {len(same)} answers alike",
             agreement,
             AGREEMENT,
             agreement,

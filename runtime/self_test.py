@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -66,12 +67,14 @@ class Edge:
 
 def edges_table(edges: Sequence[Edge]) -> Table:
     """The comparisons, for a terminal."""
-    table = Table("edge", "component", "what", "measured", "mean", "allowed", "")
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for column in ("component", "what", "largest", "mean", "allowed", ""):
+        table.add_column(column, no_wrap=column != "what")
     for edge in edges:
         mark = "[green]ok[/]" if edge.holds else "[red]breach[/]"
         relation = "≥" if edge.at_least else "≤"
         row = (f"{edge.measured:.3g}", f"{edge.mean:.3g}", f"{relation} {edge.allowed:.3g}")
-        table.add_row(edge.kind, edge.component, edge.what, *row, mark)
+        table.add_row(edge.component, edge.what, *row, mark)
     return table
 
 
@@ -100,7 +103,7 @@ def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
         Edge(
             "golden",
             name,
-            "largest difference",
+            "golden vectors",
             value,
             LOG_MEL_TOLERANCE if name == "log_mel" else PIXEL_TOLERANCE,
             value,
@@ -122,7 +125,7 @@ def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
         else:
             continue
         allowed = manifest.tolerances.get(key, default_tolerance(component))
-        edges.append(Edge("golden", key, "largest difference", worst, allowed, worst))
+        edges.append(Edge("golden", key, "golden vectors", worst, allowed, worst))
     return edges
 
 

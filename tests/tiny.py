@@ -12,6 +12,7 @@ from vaemotion.contract.front_end import Clip, FrontEnd
 from vaemotion.data.instructions import procedural_clip, tokenizer_corpus
 from vaemotion.data.procedural_art import sample_work, work_seed
 from vaemotion.model.audio_pathway import AudioPathwayConfig
+from vaemotion.model.checkpoint import COMPONENT_DTYPE, components, round_in_place, save_checkpoint
 from vaemotion.model.checkpoint_config import ModelConfig
 from vaemotion.model.emo_adapter import EmoAdapter, EmoAdapterConfig
 from vaemotion.model.tokenizer import train_tokenizer
@@ -85,6 +86,15 @@ def randomise(adapter: EmoAdapter) -> None:
     for whitening in (adapter.audio_whitening, adapter.visual_whitening):
         whitening.mean.normal_(std=0.3)
         whitening.matrix.add_(torch.randn_like(whitening.matrix) * 0.1)
+
+
+def save_tiny_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """A new model as a complete checkpoint, its weights rounded as the stages round them."""
+    model = tiny_model(seed=seed)
+    for name, part in components(model).items():
+        round_in_place(part, COMPONENT_DTYPE[name])
+    save_checkpoint(model, folder, {"name": "small"}, "Apache-2.0")
+    return folder
 
 
 def tiny_clip(index: int = 0, duration_s: float = 2.0) -> Clip:

@@ -7,6 +7,7 @@ usage, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def bundle_inspect(
     bundle: Bundle, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Print what a bundle holds and where it comes from."""
-    from export.pack import inspect
+    from runtime.inspection import inspect
 
     inspect(bundle, as_json)
 
@@ -251,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
+    # OpenMP reads this once, when a command first loads it. By default llama.cpp's and torch's threads spin while they
+    # wait for each other; on cores that have other work too, two of them then take fifty times as long as one (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         _refuse_foreign_packages()
         result: object = app(words, prog_name="vaemotion", standalone_mode=False)

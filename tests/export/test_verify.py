@@ -1,0 +1,135 @@
+"""``vaemotion verify``: what was tampered with is refused by its name, with and without the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from export.load import load_predictor
+from export.verify import verify, verify_against
+from runtime.self_test import Edge, VerificationError, relative_difference, self_test
+from tests.tiny import save_tiny_checkpoint, tiny_clip
+from vaemotion.cli import main
+from vaemotion.contract.bundle import ROLES, component_path, read_manifest, sha256_of
+from vaemotion.contract.errors import UsageError
+from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.prediction import Question
+from vaemotion.model.checkpoint import load_checkpoint
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+def relist(bundle: Path, role: str, precision: str | None = None) -> None:
+    """Make the manifest agree with a changed file, as a forger would."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for entry in manifest["components"]:
+        if entry["role"] == role and precision in (None, entry["precision"]):
+            file = bundle / entry["path"]
+            entry |= {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_whole_bundle_verifies_alone_and_against_its_checkpoint(
+    small_bundle: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(small_bundle)]) == 0
+    assert "every file is whole, 7 comparisons hold" in " ".join(capsys.readouterr().out.split())
+    assert main(["verify", str(small_bundle), "--against", str(small_checkpoint)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "comparisons hold" in out
+    assert "breach" not in out
+
+
+@pytest.mark.parametrize("command", [["verify"], ["bundle", "inspect"]], ids=" ".join)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_flipped_byte_is_refused_by_the_components_name(
+    bundle: Path, role: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = component_path(bundle, read_manifest(bundle).component(role))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+    assert main([*command, str(bundle)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"vaemotion: error: {role}")
+    assert "is damaged (sha256 differs); copy or export the bundle again" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("role", ["vision_encoder", "audio_encoder", "emo_adapter"])
+def test_an_engine_that_was_exchanged_with_its_hash_fails_its_golden_vectors(bundle: Path, role: str) -> None:
+    file = component_path(bundle, read_manifest(bundle).component(role))
+    model = onnx.load(str(file))
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.ndim == 2:
+            tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1.05), tensor.name))
+    onnx.save(model, str(file))
+    relist(bundle, role)
+    with pytest.raises(VerificationError, match=f"{role}/fp32, golden vectors"):
+        self_test(bundle)
+
+
+def test_a_language_model_that_was_exchanged_with_its_hash_fails_its_golden_vectors(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    own = component_path(bundle, manifest.component("language_model", "F16"))
+    shutil.copyfile(component_path(bundle, manifest.component("language_model", "Q8_0")), own)
+    relist(bundle, "language_model", "F16")
+    with pytest.raises(VerificationError, match="language_model/F16, golden vectors"):
+        self_test(bundle)
+
+
+def test_another_checkpoint_of_the_same_shape_is_told_apart(small_bundle: Path, tmp_path: Path) -> None:
+    other = save_tiny_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(VerificationError, match="vision_encoder/fp32, engine, batch 1"):
+        verify(small_bundle, other)
+
+
+def test_a_checkpoint_with_other_constants_is_refused_before_anything_runs(
+    bundle: Path, small_checkpoint: Path
+) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["front_end"]["windows"]["frames"] = 3
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match="constants"):
+        verify_against(bundle, load_checkpoint(small_checkpoint))
+
+
+def test_an_agreement_holds_from_below_and_a_difference_from_above() -> None:
+    assert Edge("chain", "b", "share", 0.995, 0.99, 0.995, at_least=True).holds
+    assert not Edge("chain", "b", "share", 0.98, 0.99, 0.98, at_least=True).holds
+    assert not Edge("engine", "b", "difference", 2e-4, 1e-4, 0.0).holds
+    assert not Edge("engine", "b", "difference", float("nan"), 1e-4, 0.0).holds
+
+
+def test_differences_are_relative_above_one_and_nan_is_infinite() -> None:
+    expected = np.array([100.0, 0.0], np.float32)
+    assert relative_difference(expected, expected + 1) == pytest.approx((0.01, 0.01))
+    assert relative_difference(expected / 1000, expected / 1000 + 1)[0] == pytest.approx(1.0)
+    assert relative_difference(expected, np.array([np.nan, 0.0]))[0] == float("inf")
+
+
+def test_a_bundle_and_its_checkpoint_predict_the_same(small_bundle: Path, small_checkpoint: Path) -> None:
+    question = Question("What is this?", ("rooster", "sea waves", "bell"), "content")
+    with load_predictor(small_bundle) as ours, load_predictor(small_checkpoint) as reference:
+        for path in PATHS:
+            got, expected = (predict(tiny_clip(3), path, [question]) for predict in (ours, reference))
+            assert got.affect.valence == pytest.approx(expected.affect.valence, abs=1e-3)
+            np.testing.assert_allclose(got.answers[0], expected.answers[0], atol=0.05)
+            assert np.abs(np.diff(expected.answers[0])).max() > 0.05  # the options differ by more than that
+
+
+def test_what_is_neither_bundle_nor_checkpoint_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a bundle .* nor a checkpoint"), load_predictor(tmp_path):
+        pass
