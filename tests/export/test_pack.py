@@ -89,7 +89,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(small_checkpoint: Path, tm
 
 def test_a_place_that_cannot_be_written_is_a_sentence(small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ExportError, match="writing the bundle failed: .*Not a directory"):
+    with pytest.raises(ExportError, match=r"writing the bundle failed: .*Not a directory"):
         export_bundle(small_checkpoint, tmp_path / "file" / "bundle")
 
 
@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence(small_checkpoint: Path, tm
 def test_an_unfinished_checkpoint_names_the_stage_that_is_missing(tmp_path: Path, stage: str) -> None:
     model = tiny_model(audio=stage == "no adapter", adapter=False)
     save_checkpoint(model, tmp_path / "checkpoint", {"name": "half"}, "Apache-2.0")
-    with pytest.raises(ExportError, match="vaemotion train (align|emotion)"):
+    with pytest.raises(ExportError, match=r"vaemotion train (align|emotion)"):
         export_bundle(tmp_path / "checkpoint", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -131,5 +131,5 @@ def test_a_bundle_and_its_checkpoint_predict_the_same(small_bundle: Path, small_
 
 
 def test_what_is_neither_bundle_nor_checkpoint_is_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="neither a bundle .* nor a checkpoint"), load_predictor(tmp_path):
+    with pytest.raises(UsageError, match=r"neither a bundle .* nor a checkpoint"), load_predictor(tmp_path):
         pass
