@@ -6,7 +6,8 @@ READY := .venv/.ready
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fix train-tiny
+.PHONY: help demo test check fix train-tiny
+CLIP ?=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +22,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # first and exactly: an open range pulls gigabytes of CUDA
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,llm,export,dev]'
 	@touch $@
+
+demo: $(READY) ## export the shipped model, verify it, and run it live in the terminal (CLIP=any.mp4 for your own film)
+	$(BIN)/vaemotion export models/vaemotion-tiny --out demo/bundle
+	$(BIN)/vaemotion verify demo/bundle
+	$(if $(CLIP),,$(BIN)/vaemotion data build medley --out demo/clip.mkv)
+	$(BIN)/vaemotion run demo/bundle "$(or $(CLIP),demo/clip.mkv)" --pace real --out console --out jsonl:demo/timeline.jsonl
+	$(BIN)/vaemotion plot demo/timeline.jsonl
+	$(BIN)/vaemotion report demo/timeline.jsonl --out demo/report.html
+	@printf '\n%s\n' "Made: demo/bundle/ (for a device), demo/timeline.jsonl, demo/timeline.png, demo/report.html: open the last one in a browser."
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest

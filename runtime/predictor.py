@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ class Scorer(Protocol):
     def embed(self, token_ids: Sequence[int]) -> Float32: ...
     def set_prefix(self, embeddings: Float32) -> None: ...
     def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]: ...
+
+
+S = TypeVar("S", bound=Scorer)
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,14 @@ def adapter_inputs(tokens: Tokens, constants: Constants) -> dict[str, npt.NDArra
     }
 
 
-class Predictor:
+class Predictor(Generic[S]):
     """See ``vaemotion.contract.prediction.Predict``. ``engines`` by role; ``delimiters`` (2, D)."""
 
     def __init__(
         self,
         constants: Constants,
         engines: Mapping[str, Engine],
-        language_model: Scorer,
+        language_model: S,
         tokenizer: Tokenizer,
         delimiters: Float32,
     ) -> None:
@@ -174,8 +177,11 @@ class Predictor:
         return Prediction(affect, tuple(answers))
 
 
+DevicePredictor = Predictor[LanguageModel]  # a bundle's: its language model can also generate
+
+
 @contextmanager
-def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> Generator[Predictor]:
+def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> Generator[DevicePredictor]:
     """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``."""
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)

@@ -49,6 +49,10 @@ Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Continue fro
 Manifest = Annotated[Path, typer.Argument(help="Data manifest, JSON lines.")]
 MediaRoot = Annotated[Path, typer.Option("--media-root", help="Folder that the manifest's paths start from.")]
 Bundle = Annotated[Path, typer.Argument(help="Bundle folder.")]
+Timeline = Annotated[
+    Path, typer.Argument(help="Timeline: JSON lines that `vaemotion run --out jsonl:FILE` wrote.")
+]
+FileOut = Annotated[Path | None, typer.Option("--out", help="File to write; default: beside the timeline.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
 
 
@@ -129,6 +133,90 @@ def verify_bundle(
         verify(bundle, against)
 
 
+@app.command("run")
+def run_bundle(
+    bundle: Bundle,
+    source: Annotated[Path, typer.Argument(help="Video, sound file or picture.")],
+    out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--out",
+            help="console, jsonl:FILE or jsonl:- (standard output); may be repeated. Default: console.",
+        ),
+    ] = None,
+    pace: Annotated[
+        str,
+        typer.Option(
+            "--pace", help="real: as live devices do. max: as fast as possible, and always the same."
+        ),
+    ] = "real",
+    narrate_every_s: Annotated[
+        float, typer.Option("--narrate-every", metavar="SECONDS", help="One narration in this long; 0: none.")
+    ] = 2.0,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Threads an engine; default: all processors, at most 4."),
+    ] = None,
+) -> int:
+    """Stream a file through a bundle: valence and arousal ten times a second, narration beside it."""
+    from runtime.run import run
+
+    return run(bundle, source, out or [], pace, narrate_every_s, threads)
+
+
+@app.command("ask")
+def ask_bundle(
+    bundle: Bundle,
+    source: Annotated[Path, typer.Argument(help="Video, sound file or picture.")],
+    question: Annotated[str, typer.Argument(help="For example 'What is this?'")],
+    options: Annotated[
+        str | None, typer.Option("--options", help="Answers to choose from, separated by commas.")
+    ] = None,
+    at_s: Annotated[
+        float | None,
+        typer.Option("--at", metavar="SECONDS", min=0, help="The moment to ask about; default: the end."),
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", help="audio, visual or audio-visual; default: whatever there is.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="content or emotion: which tokens the question reads.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask a question about a clip, a sound or a picture."""
+    from runtime.ask import ask
+
+    ask(bundle, source, question, options, at_s, path, task, as_json)
+
+
+@app.command("plot")
+def plot_timeline(timeline: Timeline, out: FileOut = None) -> None:
+    """Plot valence and arousal over a timeline, with narrations (PNG)."""
+    from runtime.plot import plot
+
+    plot(timeline, out)
+
+
+@app.command("report")
+def report_timeline(timeline: Timeline, out: FileOut = None) -> None:
+    """Make one self-contained HTML page of a timeline."""
+    from runtime.report import report
+
+    report(timeline, out)
+
+
+@app.command("doctor")
+def doctor_machine(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle folder, to be tried on this machine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Say what this machine is, what works on it, and what to do about the rest."""
+    from runtime.doctor import doctor
+
+    return doctor(bundle, as_json)
+
+
 @bundle_app.command("inspect")
 def bundle_inspect(
     bundle: Bundle, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
@@ -199,12 +287,24 @@ def data_build_procedural(
     build_procedural(out, split, count, seed)
 
 
+@build_app.command("medley")
+def data_build_medley(
+    out: Annotated[Path, typer.Option("--out", help="Video file to write (.mkv).")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Works in it, 5 s each.")] = 5,
+    seed: Seed = 0,
+) -> None:
+    """Write several works of procedural art as one clip, to look at and to run."""
+    from vaemotion.data.build import build_medley
+
+    build_medley(out, count, seed)
+
+
 # The extra that brings a package which some command needs and a device may lack.
 _EXTRA_OF = {
     "accelerate": "train",
     "gguf": "export",
     "llama_cpp": "llm",
-    "matplotlib": "train",
+    "matplotlib": "plot",
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
@@ -267,3 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vaemotion: error: {sentence}", file=sys.stderr)
         return exit_code
     return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,4 @@
 import struct
-import wave
 from pathlib import Path
 
 import av
@@ -7,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.media import tone, write_wav
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, downmix, resample
 from vaemotion.data.loader import Media, MediaError, load_clip
 from vaemotion.data.writer import write_clip
@@ -25,19 +25,6 @@ def gradient_frames(count: int) -> np.ndarray:
 
 def frame_numbers(clip) -> list[int]:
     return [round((float(frame[30:, 30:].mean()) - 20) / 6) for frame in clip.frames]
-
-
-def tone(duration_s: float, hertz: float = 440.0, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
-    return (0.5 * np.sin(2 * np.pi * hertz * time_s)).astype(np.float32)
-
-
-def write_wav(path: Path, samples: np.ndarray, rate_hz: int) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(samples.shape[1])
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
 
 
 @pytest.fixture

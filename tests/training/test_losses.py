@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.tiny import tiny_config, tiny_model
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.data.procedural_art import sample_work, work_seed
+from vaemotion.training.base_vlm import AuxiliaryHead
 from vaemotion.training.losses import (
     MIN_CCC_LABELS,
     ccc,
@@ -21,10 +22,11 @@ from vaemotion.training.losses import (
     gaussian_nll,
     rater_divergence,
 )
-from vaemotion.training.vg_align import Lesson, alignment_loss
+from vaemotion.training.vg_align import Lesson, Views, alignment_loss
 from vaemotion.training.windows_cache import WindowCache
 
 RNG = np.random.default_rng(0)
+NOTHING_SEEN = Views(torch.full((8,), -1), torch.full((8, 2), torch.nan))  # the disposable head's loss is 0
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -95,7 +97,8 @@ def alignment(*, both: bool = False) -> tuple[float, float]:
     ]
     mel = cache.log_mel[[0, 2]].float()
     stage = replace(config.align, temperature=1.7)
-    total, _ = alignment_loss(model, cache, {"lessons": lessons, "log_mel": mel, "both": both}, stage)
+    batch = {"lessons": lessons, "log_mel": mel, "both": both}
+    total, _ = alignment_loss(model, AuxiliaryHead(64), cache, NOTHING_SEEN, batch, stage)
 
     teacher_rows: list[Tensor] = []
     student_rows: list[Tensor] = []
@@ -137,7 +140,7 @@ def test_only_the_audio_pathway_learns_in_stage_1() -> None:
         "log_mel": cache.log_mel.float(),
         "both": False,
     }
-    alignment_loss(model, cache, batch, tiny_config().align)[0].backward()
+    alignment_loss(model, AuxiliaryHead(64), cache, NOTHING_SEEN, batch, tiny_config().align)[0].backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"audio"}
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0

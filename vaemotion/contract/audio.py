@@ -74,6 +74,32 @@ def resample(samples: Float32, rate_hz: float) -> Float32:
     return np.asarray(soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ"), np.float32)  # pyright: ignore
 
 
+class StreamingResampler:
+    """``resample`` for a stream: push blocks as they come, get what they complete; ``finish`` gives the rest."""
+
+    def __init__(self, rate_hz: float) -> None:
+        if rate_hz <= 0:
+            raise ValueError(f"rate_hz must be positive, got {rate_hz}")
+        self._stream = (
+            None
+            if rate_hz == SAMPLE_RATE_HZ
+            else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
+        )
+
+    def push(self, samples: Float32) -> Float32:
+        """samples: (n,) at ``rate_hz``. Returns (m,) float32 at 16 kHz, m may be 0."""
+        return samples if self._stream is None else self._chunk(samples, last=False)
+
+    def finish(self) -> Float32:
+        """What the filter still holds; the stream is over."""
+        empty = np.zeros(0, np.float32)
+        return empty if self._stream is None else self._chunk(empty, last=True)
+
+    def _chunk(self, samples: Float32, *, last: bool) -> Float32:
+        assert self._stream is not None
+        return np.asarray(self._stream.resample_chunk(samples, last=last), np.float32)  # pyright: ignore
+
+
 def hertz_to_mel(hertz: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Kaldi's (HTK's) mel scale: 1127 ln(1 + f / 700)."""
     return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)

@@ -30,6 +30,7 @@ from vaemotion.data.writer import write_clip
 
 DURATION_S = 3.2  # the visual window's span, and a little more than the audio window
 FRAME_RATE_HZ = 10
+MEDLEY_WORK_S, MEDLEY_FRAME_RATE_HZ, MEDLEY_SIDE_PX = 5.0, 20, 320
 # Seed s writes works s * 2**20 and on of the split, so that builds with different seeds share no work.
 _WORKS_PER_SEED = 1 << 20
 
@@ -65,6 +66,28 @@ def _write_work(path: Path, work: Work) -> None:
     n_frames = round(DURATION_S * FRAME_RATE_HZ)
     frames = np.stack([draw_frame(work, number / FRAME_RATE_HZ) for number in range(n_frames)])
     write_clip(path, frames, FRAME_RATE_HZ, synthesise(work, DURATION_S))
+
+
+def build_medley(out: Path, count: int, seed: int) -> None:
+    """Write one clip of ``count`` works of the test split one after the other, ``MEDLEY_WORK_S`` each, of different classes: something to
+    look at and to run. Raises UsageError for a count that the classes do not allow."""
+    if not 1 <= count <= len(CONTENT_CLASSES):
+        raise UsageError(
+            f"--count must be 1 to {len(CONTENT_CLASSES)} (each work is of another class), got {count}"
+        )
+    classes = np.random.default_rng([seed, 2]).permutation(len(CONTENT_CLASSES))[:count]
+    works = [
+        sample_work(work_seed("test", seed * _WORKS_PER_SEED + k), CONTENT_CLASSES[c])
+        for k, c in enumerate(classes)
+    ]
+    times_s = np.arange(round(MEDLEY_WORK_S * MEDLEY_FRAME_RATE_HZ)) / MEDLEY_FRAME_RATE_HZ
+    drawn = [
+        [draw_frame(work, float(time_s), MEDLEY_SIDE_PX) for time_s in times_s]
+        for work in track(works, "works", console=Console(stderr=True))
+    ]
+    sound = np.concatenate([synthesise(work, MEDLEY_WORK_S) for work in works])
+    write_clip(out, np.stack([frame for frames in drawn for frame in frames]), MEDLEY_FRAME_RATE_HZ, sound)
+    print(f"{out}: {', '.join(work.content for work in works)}, {MEDLEY_WORK_S:.0f} s each")
 
 
 def _items(work: Work, video: str, sha256: str, split: str) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Media files → `Clip`, and back: PyAV decodes video and sound, OpenCV pictures.
+"""Media files → `Clip`, whole: PyAV decodes video and sound, OpenCV pictures.
 
 In: an item of a manifest (or `Media`) and the media root. Out: upright RGB frames with their own timestamps and one
 channel of sound at 16 kHz, both counted from the clip's start. Whatever cannot be decoded whole is a `MediaError`.
@@ -12,31 +12,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import av
-import cv2
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
 
 from vaemotion.contract.audio import downmix, resample
-from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import Clip
-from vaemotion.contract.image import rotate
+from vaemotion.contract.media import GAP_S, MediaError, read_picture, refuse_unusable, upright
 from vaemotion.data.item import Item
 
 MAX_DECODED_BYTES = 4 << 30
 _EPSILON_S = 1e-6
 _PREROLL_S = 1.0  # a decoder that starts in mid-stream needs a moment until its output is right
-_GAP_S = 0.02  # timestamps of sound jitter by less; more is a hole, filled with silence
 _TRUNCATION_S = 0.25
 # Containers that store their duration; the others' is estimated, and would refuse sound files.
 _EXACT_DURATION = ("matroska", "mov", "wav", "flac")
 
 
 T = TypeVar("T")
-
-
-class MediaError(UserError):
-    """A medium that is missing, truncated, empty or no medium."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def load_clip(media: Item | Media, media_root: Path = Path()) -> Clip:
     t0_s, t1_s = media.t0 or 0.0, float("inf") if media.t1 is None else media.t1
     shown, samples = _Frames(), None
     if media.image is not None:
-        shown = _Frames([_read_picture(media_root / media.image)], [0.0])
+        shown = _Frames([read_picture(media_root / media.image)], [0.0])
     elif media.video is not None:
         part = _Part(media_root / media.video, t0_s, t1_s)
         shown, samples = _read_video(part, with_sound=media.audio is None)
@@ -113,7 +106,7 @@ def _within(part: _Part) -> str:
 
 def _decoded(part: _Part, what: str, collect: Callable[[Any, _Part], T]) -> T:
     """Open the file and hand it to ``collect``; every way in which that can fail becomes a MediaError."""
-    _refuse_unusable(part.path)
+    refuse_unusable(part.path)
     try:
         with av.open(str(part.path)) as container:
             if not (container.streams.video if what == "video" else container.streams.audio):
@@ -122,20 +115,6 @@ def _decoded(part: _Part, what: str, collect: Callable[[Any, _Part], T]) -> T:
     except FFmpegError as error:
         reason = error.strerror or type(error).__name__
         raise MediaError(f"{part.path} cannot be decoded as {what}: {reason}") from error
-
-
-def _refuse_unusable(path: Path) -> None:
-    if not path.is_file():
-        raise MediaError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
-    size = path.stat().st_size
-    if size == 0:
-        raise MediaError(f"{path} is empty")
-    with path.open("rb") as file:
-        head = file.read(8)
-    # FFmpeg takes a WAV's length from the file, not from its header. 0 and 0xFFFFFFFF: written as a stream.
-    promised = 8 + int.from_bytes(head[4:], "little") if head.startswith(b"RIFF") else 0
-    if size < promised < 0xFFFFFFFF:
-        raise MediaError(f"{path} is truncated: it holds {size} of {promised} bytes")
 
 
 def _refuse_truncated(part: _Part, end_s: float) -> None:
@@ -188,9 +167,8 @@ def _collect_frames(container: Any, part: _Part) -> _Frames:
 
 
 def _add(shown: _Frames, time_s: float, frame: Any) -> int:
-    picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)  # (H, W, 3)
-    # FFmpeg's display matrix turns counterclockwise; only quarter turns are known to cameras.
-    shown.frames.append(rotate(picture, -90 * round(frame.rotation / 90)))
+    picture = upright(frame)  # (H, W, 3)
+    shown.frames.append(picture)
     shown.times_s.append(time_s)
     return picture.nbytes
 
@@ -212,7 +190,7 @@ def _collect_samples(container: Any, part: _Part) -> tuple[npt.NDArray[np.float3
             if not blocks:
                 rate_hz, first_s = block.sample_rate, time_s
             hole = round((time_s - first_s) * rate_hz) - position
-            if hole > _GAP_S * rate_hz:
+            if hole > GAP_S * rate_hz:
                 blocks.append(np.zeros(hole, np.float32))
                 position += hole
             blocks.append(downmix(np.asarray(block.to_ndarray(), np.float32).T))  # (channels, n) → (n,)
@@ -227,47 +205,3 @@ def _collect_samples(container: Any, part: _Part) -> tuple[npt.NDArray[np.float3
     if not np.isfinite(samples).all():
         raise MediaError(f"{part.path} holds sound values that are not finite")
     return resample(samples, rate_hz), end_s
-
-
-def _read_picture(path: Path) -> npt.NDArray[np.uint8]:
-    """Returns (H, W, 3) uint8 RGB. EXIF orientation is applied; alpha lies on white."""
-    _refuse_unusable(path)
-    data = path.read_bytes()
-    if _ends_early(data):
-        raise MediaError(f"{path} is truncated: the picture's end is missing")
-    encoded = np.frombuffer(data, np.uint8)
-    raw = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
-        return _on_white(raw)
-    # A second look: IMREAD_COLOR also applies EXIF's orientation and brings 16 bits and grey to 8-bit colour.
-    colour = _imdecode(encoded, cv2.IMREAD_COLOR)
-    if raw is None or colour is None:
-        raise MediaError(f"{path} cannot be decoded as a picture")
-    return np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _imdecode(encoded: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[Any] | None:
-    try:
-        return cv2.imdecode(encoded, flags)
-    except cv2.error:  # some decoders raise where others return None
-        return None
-
-
-def _on_white(bgra: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    scaled = bgra.astype(np.float32) / np.iinfo(bgra.dtype).max  # (H, W, 4) in [0, 1]
-    rgb, alpha = scaled[..., 2::-1], scaled[..., 3:]
-    return np.round(255 * (rgb * alpha + (1 - alpha))).astype(np.uint8)
-
-
-def _ends_early(data: bytes) -> bool:
-    """OpenCV fills up truncated JPEG and PNG files with grey, and only prints a warning: look for their end marks."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    position = 2
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        if data[position + 1] == 0xDA:  # start of scan: behind it the first end mark is the picture's own
-            return b"\xff\xd9" not in data[position:]
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return True

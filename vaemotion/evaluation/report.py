@@ -30,7 +30,7 @@ def write_report(report: Report, out: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        print("no plots: matplotlib is not installed (pip install 'vaemotion[train]')", file=sys.stderr)
+        print("no plots: matplotlib is not installed (pip install 'vaemotion[plot]')", file=sys.stderr)
         return
     if report.choices:
         _plot_accuracy(report.choices, out / "accuracy.png")

@@ -65,13 +65,15 @@ class BaseStage:
 
 @dataclass(frozen=True)
 class AlignStage:
-    """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees."""
+    """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees; ``auxiliary_weight``: of the
+    disposable head on the audio tokens that is taught what the teacher saw."""
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=1e-3))
     works: int = 6000
     frame_counts: tuple[int, ...] = (1, 2, 4)
     temperature: float = 1.5
     ce_weight: float = 0.5
+    auxiliary_weight: float = 1.0
     both_share: float = 1 / 3  # of the steps, in which the student gets [V; A]
     sampled_share: float = 0.5  # of the teacher's answers, sampled at temperature 0.7 instead of greedily
 

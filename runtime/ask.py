@@ -1,0 +1,140 @@
+"""``vaemotion ask``: one question about a clip, a sound or a picture, answered by a bundle.
+
+Free text by greedy generation, or multiple choice by the mean token log-probability of each option.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from runtime.clock import ManualClock
+from runtime.messages import Frame, Reading
+from runtime.perception import Evidence, Perception
+from runtime.predictor import DevicePredictor, open_predictor
+from runtime.run import default_threads
+from runtime.sources import FileSource, Replay
+from vaemotion.contract import prompts
+from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.windows import grid_index, window_frame_indices
+
+MAX_ANSWER_TOKENS = 60
+TASKS = ("content", "emotion")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``probabilities``: by option, summing to 1, empty for free text; ``reading``: what the window expresses."""
+
+    question: str
+    answer: str
+    probabilities: dict[str, float]
+    reading: Reading
+
+
+def ask(
+    bundle: Path, source: Path, question: str, options: str | None, at_s: float | None, path: str | None,
+    task: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Answer and print. ``options``: separated by commas; ``at_s``: the moment to ask about, default the end."""
+    if not question.strip():
+        raise UsageError("the question is empty; ask for example 'What is this?'")
+    if path not in (None, *PATHS) or task not in (None, *TASKS):
+        raise UsageError(
+            f"--path takes {', '.join(PATHS)} and --task {', '.join(TASKS)}, got {path!r} and {task!r}"
+        )
+    choices = [option.strip() for option in (options or "").split(",") if option.strip()]
+    if options is not None and len(set(choices)) < 2:
+        raise UsageError(
+            f"--options takes at least two different answers, separated by commas, got {options!r}"
+        )
+    file = FileSource(source)
+    if (path != "audio" and path is not None and not file.has_frames) or (
+        path not in (None, "visual") and not file.has_sound
+    ):
+        raise UsageError(
+            f"--path {path} needs what {source} does not have: {'pictures' if file.has_sound else 'sound'}"
+        )
+    with open_predictor(bundle, threads=default_threads()) as predictor:
+        evidence = evidence_at(predictor, file, at_s, path)
+        result = answer(predictor, evidence, question, choices, task)
+    _print(result, as_json)
+
+
+def evidence_at(
+    predictor: DevicePredictor, file: FileSource, at_s: float | None, path: str | None
+) -> Evidence:
+    """The window that ends at ``at_s`` (None: the end of the file); each of its pictures and its sound is encoded once."""
+    windows = predictor.constants.front_end.windows
+    perception, feed = Perception(predictor), Replay(file, ManualClock())
+    frames: dict[int, Frame] = {}  # grid point → the newest picture at it, of one window
+    index, newest, never = 0, None, threading.Event()
+    end_s = 0.0
+    while at_s is None or index * windows.frame_hop_s <= at_s + 1e-6:
+        arrived = feed.until(index * windows.frame_hop_s, never)
+        newest = arrived.frame or newest
+        for samples in arrived.sound if path != "visual" else ():
+            perception.listen(samples)
+        ends_s = [end for end in (arrived.frames_end_s, arrived.sound_end_s) if end is not None]
+        shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
+        if newest is not None and shown and path != "audio":
+            frames[index] = newest
+            frames.pop(index - windows.frames * windows.hops_per_spacing, None)
+        end_s = index * windows.frame_hop_s
+        if arrived.over:
+            end_s = min(end_s, max(ends_s, default=end_s))
+            break
+        index += 1
+    if frames:
+        last = max(frames)
+        for i in window_frame_indices(min(last, grid_index(end_s, windows.frame_hop_s)), windows):
+            if i in frames:
+                perception.see(frames[i].picture(), i)
+    if file.has_sound and path != "visual":
+        perception.hear()
+    evidence = perception.read(end_s)
+    if evidence is None:
+        where = "" if at_s is None else f" at {at_s} s"
+        raise UserError(f"{file.path} shows and sounds nothing{where}; choose another --at or --path")
+    return evidence
+
+
+def answer(
+    predictor: DevicePredictor, evidence: Evidence, question: str, choices: Sequence[str], task: str | None
+) -> Answer:
+    """Emotion questions read the enhanced tokens, all others the plain ones; ``task`` None: as the standard question of that text."""
+    standard = {q.text: q.task for q in prompts.STANDARD_QUESTIONS}
+    enhanced = (task or standard.get(question, "content")) == "emotion"
+    prompt = predictor.prompt(evidence.enhanced if enhanced else evidence.plain, question)
+    if choices:
+        scores = predictor.language_model.score(prompt, [predictor.option_ids(choice) for choice in choices])
+        shares = np.exp(scores - scores.max())
+        probabilities = dict(zip(choices, (float(p) for p in shares / shares.sum()), strict=True))
+        return Answer(question, choices[int(scores.argmax())], probabilities, evidence.reading)
+    generated = predictor.language_model.generate(
+        prompt, max_tokens=MAX_ANSWER_TOKENS, stop_ids=[predictor.constants.stop_token_id]
+    )
+    text = predictor.tokenizer.decode(list(generated.token_ids)).strip()
+    return Answer(question, text, {}, evidence.reading)
+
+
+def _print(result: Answer, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(result), ensure_ascii=False))
+        return
+    console, reading = Console(highlight=False, markup=False), result.reading
+    console.print(result.answer, style="bold")
+    for option, probability in sorted(result.probabilities.items(), key=lambda item: -item[1]):
+        console.print(f"  {probability:6.1%}  {option}")
+    console.print(
+        f"at {reading.time_s:.1f} s, {reading.path}: valence {reading.valence:+.2f} ± {reading.valence_sd:.2f}, "
+        f"arousal {reading.arousal:+.2f} ± {reading.arousal_sd:.2f}",
+        style="dim",
+    )

