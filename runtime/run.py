@@ -55,7 +55,9 @@ def run(
         feed: Feed = Replay(file, clock) if pace == "max" else Paced(file, clock)
         with contextlib.ExitStack() as closing:
             closing.callback(feed.close)
-            boxes = [Outbox(name, make(), "wait" if pace == "max" else "drop-oldest") for name, make in sinks]
+            boxes = [
+                Outbox(name, make(), "wait" if pace == "max" else "drop-oldest", stop) for name, make in sinks
+            ]
             Session(predictor, file, feed, clock, boxes, stop, narrate_every_s, pace).run(start)
         return 128 + stop.signal if stop.signal else 0
 

@@ -19,10 +19,14 @@ class Sink(Protocol):
 
 
 class Outbox:
-    """``when_full``: "drop-oldest" where time runs (counted), "wait" where nothing may be lost."""
+    """``when_full``: "drop-oldest" where time runs (counted), "wait" where nothing may be lost; once ``stop`` is set, nothing waits any
+    more: a terminal or a pipe that nobody reads must not keep a run from ending."""
 
-    def __init__(self, name: str, sink: Sink, when_full: Literal["wait", "drop-oldest"]) -> None:
+    def __init__(
+        self, name: str, sink: Sink, when_full: Literal["wait", "drop-oldest"], stop: threading.Event
+    ) -> None:
         self.name = name
+        self._stop = stop
         self._sink = sink
         self._queue: Ring[Message] = Ring(CAPACITY, when_full)
         self._error: BaseException | None = None
@@ -38,7 +42,7 @@ class Outbox:
         while True:
             if self._error is not None:
                 raise self._error
-            if self._queue.put(message, timeout_s=0.2):
+            if self._queue.put(message, timeout_s=0.2) or self._stop.is_set():
                 return
 
     def close(self, timeout_s: float = 1.0) -> None:

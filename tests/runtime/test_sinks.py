@@ -37,7 +37,7 @@ class Slow:
 
 def test_a_slow_sink_loses_the_oldest_messages_and_they_are_counted() -> None:
     sink = Slow()
-    box = Outbox("slow", sink, "drop-oldest")
+    box = Outbox("slow", sink, "drop-oldest", threading.Event())
     sent = [reading(k / 10) for k in range(CAPACITY + 100)]
     for message in sent:
         box.put(message)  # never waits, though nobody takes anything
@@ -49,7 +49,7 @@ def test_a_slow_sink_loses_the_oldest_messages_and_they_are_counted() -> None:
 
 
 def test_where_nothing_may_be_lost_everything_arrives_in_order(tmp_path: Path) -> None:
-    box = Outbox("lines", JsonLines(str(tmp_path / "t")), "wait")
+    box = Outbox("lines", JsonLines(str(tmp_path / "t")), "wait", threading.Event())
     for k in range(3 * CAPACITY):
         box.put(reading(k / 10))
     box.close(timeout_s=30)
@@ -58,8 +58,18 @@ def test_where_nothing_may_be_lost_everything_arrives_in_order(tmp_path: Path) -
     assert box.dropped == 0
 
 
+def test_a_stuck_sink_does_not_keep_a_stopped_run_from_ending() -> None:
+    sink, stop = Slow(), threading.Event()
+    box = Outbox("stuck", sink, "wait", stop)
+    stop.set()
+    for k in range(CAPACITY + 3):
+        box.put(reading(k / 10))
+    box.close(timeout_s=0.1)
+    sink.go.set()
+
+
 def test_a_sinks_failure_reaches_the_loop() -> None:
-    box = Outbox("full", JsonLines("/dev/full"), "wait")
+    box = Outbox("full", JsonLines("/dev/full"), "wait", threading.Event())
     box.put(reading(0))
     with pytest.raises(UserError, match="No space left"):
         box.close(timeout_s=30)
