@@ -86,12 +86,21 @@ def train_base(
 
 @train_app.command("align")
 def train_align(
-    config: Config, overrides: Overrides = None, out: TrainOut = None, resume: Resume = True
+    config: Config,
+    overrides: Overrides = None,
+    out: TrainOut = None,
+    resume: Resume = True,
+    vlm: Annotated[
+        Path | None, typer.Option("--vlm", help="Local folder of a SmolVLM2, taken as the base.")
+    ] = None,
+    ear: Annotated[
+        Path | None, typer.Option("--audio-encoder", help="Local folder of an AST that the ear starts from.")
+    ] = None,
 ) -> None:
     """Stage 1: teach the frozen base to hear by seeing."""
     from vaemotion.training.vg_align import train
 
-    train(config, overrides or [], out, resume)
+    train(config, overrides or [], out, resume, vlm, ear)
 
 
 @train_app.command("emotion")

@@ -23,10 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vaemotion.contract import prompts
-from vaemotion.contract.errors import UserError
+from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.front_end import FrontEnd
 from vaemotion.data.instructions import choose_question
 from vaemotion.data.procedural_art import CONTENT_CLASSES
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
+from vaemotion.model.backbones import AstEncoder
 from vaemotion.model.checkpoint import (
     COMPONENT_DTYPE,
     load_checkpoint,
@@ -34,6 +36,7 @@ from vaemotion.model.checkpoint import (
     round_in_place,
     save_checkpoint,
 )
+from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.base_vlm import AuxiliaryHead
 from vaemotion.training.config import AlignStage, TrainingConfig, read_training_config
@@ -73,11 +76,36 @@ class Views:
     affect: Tensor
 
 
-def train(config_file: Path, overrides: list[str], out: Path | None, resume: bool) -> None:
-    """Run the stage on ``<runs>/base``; the checkpoint is written to ``out`` (default ``<runs>/align``)."""
+def train(
+    config_file: Path, overrides: list[str], out: Path | None, resume: bool, vlm: Path | None = None, ear: Path | None = None
+) -> None:  # fmt: skip
+    """Run the stage on ``<runs>/base``; the checkpoint is written to ``out`` (default ``<runs>/align``).
+
+    ``vlm``: a local SmolVLM2 that becomes ``<runs>/base`` first; ``ear``: a local AST that the audio encoder starts from.
+    """
     config = read_training_config(config_file, overrides)
     base_folder, out = Path(config.runs) / "base", out or Path(config.runs) / "align"
+    if vlm is not None:
+        import_base(vlm, config, base_folder)
+    weights = None
+    if ear is not None:
+        encoder, weights = pretrained_audio_encoder(ear)
+        front_end = FrontEnd(config.log_mel, config.image, config.windows)
+        wanted, given = (
+            (encoder["max_length"], encoder["num_mel_bins"]),
+            (front_end.audio_window_frames, config.log_mel.n_mels),
+        )
+        if wanted != given:
+            raise UsageError(
+                f"{ear} hears {wanted[0]} frames of {wanted[1]} mels, the configuration gives {given[0]} of {given[1]}; "
+                f"set log_mel.n_mels, log_mel.hop_samples and windows.audio_window_s to match"
+            )
+        config = replace(config, audio_encoder=encoder)
     model = with_audio_pathway(load_checkpoint(base_folder), config)
+    if weights is not None:
+        assert model.audio is not None
+        assert isinstance(model.audio.encoder, AstEncoder)
+        model.audio.encoder.ast.load_state_dict(weights)
     stored = read_config(base_folder)
     base_hash = stored["components"]["base"]["sha256"]
     working = out.with_name(out.name + ".training")
@@ -90,6 +118,13 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
         save_checkpoint(model, out, {**stored["lineage"], "align": config.to_dict()}, config.licence)
         if read_config(out)["components"]["base"]["sha256"] != base_hash:
             raise UserError("stage 1 changed the base's weights; this is a defect, please report it")
+
+
+def import_base(folder: Path, config: TrainingConfig, out: Path) -> None:
+    """A pretrained vision-language model as the checkpoint that stage 1 starts from."""
+    model = pretrained_base(folder, FrontEnd(config.log_mel, config.image, config.windows))
+    round_in_place(model.base, COMPONENT_DTYPE["base"])
+    save_checkpoint(model, out, {"name": config.name, "base": {"pretrained": folder.name}}, config.licence)
 
 
 def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionLLM:

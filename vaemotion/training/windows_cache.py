@@ -23,7 +23,7 @@ from vaemotion.data.procedural_art import Work, sample_work, synthesise, work_se
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.base_vlm import frames_at
 
-EARLIEST_S, LATEST_S = 2.9, 4.0  # a window's moment: long enough for all its pictures
+SPREAD_S = 1.1  # a window's moment lies within this long after the first at which it has all its pictures
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ def cached_windows(
 @torch.no_grad()
 def _compute(model: VAEmotionLLM, works: tuple[Work, ...], seed: int) -> tuple[Tensor, Tensor]:
     front_end = model.config.front_end
+    earliest_s = front_end.windows.visual_window_s + 0.1
     model.eval()
     visual: list[Tensor] = []
     log_mel: list[Tensor] = []
     for work in track(works, "windows"):
-        now_s = float(np.random.default_rng([seed, 2, work.seed]).uniform(EARLIEST_S, LATEST_S))
+        now_s = float(np.random.default_rng([seed, 2, work.seed]).uniform(earliest_s, earliest_s + SPREAD_S))
         pixels = frames_at(work, now_s, front_end.windows.frames, front_end)  # (frames, 3, side, side)
         visual.append(model.vision(pixels).half())
         log_mel.append(torch.from_numpy(window_log_mel(work, now_s, front_end)).half())

@@ -1,0 +1,147 @@
+"""SmolVLM2 and AST from local folders: the real classes at a small size, through stage 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    ASTConfig,
+    ASTModel,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
+
+from tests.tiny import CONFIG_FILE, SMALL, tiny_config, tiny_tokenizer
+from vaemotion.cli import main
+from vaemotion.contract.errors import UsageError
+from vaemotion.contract.front_end import FrontEnd
+from vaemotion.model.backbones import AstEncoder
+from vaemotion.model.checkpoint import load_checkpoint
+from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
+from vaemotion.training.base_vlm import vlm_config
+from vaemotion.training.config import read_training_config
+
+AST = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_length": 100,
+    "num_mel_bins": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SmolVLM saved as its authors save theirs."""
+    folder = tmp_path_factory.mktemp("vlm")
+    config = tiny_config()
+    torch.manual_seed(3)
+    SmolVLMForConditionalGeneration(SmolVLMConfig(**vlm_config(config.vlm, 24))).save_pretrained(folder)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ear")
+    torch.manual_seed(4)
+    ASTModel(ASTConfig(**AST)).save_pretrained(folder)
+    return folder
+
+
+def test_stage_1_starts_from_both_and_leaves_the_base_as_it_was(vlm: Path, ear: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, "windows.audio_window_s=2.0", f"runs={tmp_path}", "align.works=4", "align.optimisation.steps=1", "align.optimisation.batch=2",
+                "align.optimisation.workers=0", "align.optimisation.learning_rate=1e-6"]  # fmt: skip
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert (
+        main(
+            [
+                "train",
+                "align",
+                "--config",
+                str(CONFIG_FILE),
+                *words,
+                "--vlm",
+                str(vlm),
+                "--audio-encoder",
+                str(ear),
+            ]
+        )
+        == 0
+    )
+    model = load_checkpoint(tmp_path / "align")
+    source = SmolVLMForConditionalGeneration.from_pretrained(vlm).state_dict()
+    for name, tensor in model.base.state_dict().items():
+        assert torch.equal(tensor, source[name].half().float()), (
+            name
+        )  # stored in float16, otherwise untouched
+    assert model.audio is not None
+    assert isinstance(model.audio.encoder, AstEncoder)
+    heard = ASTModel.from_pretrained(ear).state_dict()
+    for name, tensor in model.audio.encoder.ast.state_dict().items():
+        assert torch.allclose(tensor, heard[name], atol=2e-3), name  # one tiny step, and float16
+    assert model.audio(torch.zeros(1, 100, 32)).shape[2] == 64
+
+
+def test_the_vlm_sees_through_our_encoder_what_it_saw_before(vlm: Path) -> None:
+    config = tiny_config()
+    model = pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows)).eval()
+    source = SmolVLMForConditionalGeneration.from_pretrained(vlm).eval()
+    pixels = torch.randn(1, 3, 24, 24)
+    with torch.no_grad():
+        expected = source.model.get_image_features(pixels[None]).pooler_output[0]
+        assert torch.allclose(model.vision(pixels)[0], expected.reshape(4, 64), atol=1e-5)
+
+
+def test_another_picture_side_names_the_setting_that_helps(vlm: Path) -> None:
+    config = tiny_config("image.side_px=48")
+    with pytest.raises(UsageError, match=r"add --set image\.side_px=24"):
+        pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows))
+
+
+def test_folders_of_other_models_are_refused_by_their_type(vlm: Path, ear: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    with pytest.raises(UsageError, match="'audio-spectrogram-transformer', expected 'smolvlm'"):
+        pretrained_base(ear, FrontEnd(config.log_mel, config.image, config.windows))
+    with pytest.raises(UsageError, match="expected 'audio-spectrogram-transformer'"):
+        pretrained_audio_encoder(vlm)
+    with pytest.raises(UsageError, match=r"holds no readable config\.json"):
+        pretrained_audio_encoder(tmp_path)
+    (tmp_path / "config.json").write_text((ear / "config.json").read_text())
+    with pytest.raises(UsageError, match="its weights cannot be loaded"):
+        pretrained_audio_encoder(tmp_path)
+
+
+def test_an_ear_that_does_not_fit_the_front_end_says_what_it_wants(
+    vlm: Path, ear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for setting in (*SMALL, f"runs={tmp_path}") for word in ("--set", setting)]
+    arguments = [
+        "train",
+        "align",
+        "--config",
+        str(CONFIG_FILE),
+        *words,
+        "--vlm",
+        str(vlm),
+        "--audio-encoder",
+        str(ear),
+    ]
+    assert main(arguments) == 2
+    assert "hears 100 frames of 32 mels, the configuration gives 50 of 32" in capsys.readouterr().err
+
+
+def test_the_shipped_configuration_fits_the_published_models() -> None:
+    """SmolVLM2-500M sees 512 px; AST hears 1024 frames of 128 mels, normalised as its feature extractor does."""
+    config = read_training_config(CONFIG_FILE.with_name("smolvlm2-500m-ast.toml"))
+    front_end = FrontEnd(config.log_mel, config.image, config.windows)
+    ast = ASTConfig()  # the published one's defaults
+    assert config.image.side_px == 512
+    assert (front_end.audio_window_frames, config.log_mel.n_mels) == (
+        ast.max_length,
+        ast.num_mel_bins,
+    )
+    assert (config.log_mel.mean, config.log_mel.std) == (-4.2677393, 4.5689974)
