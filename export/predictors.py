@@ -31,7 +31,7 @@ class TorchEngine:
 
 
 class TorchLanguageModel:
-    """The checkpoint's own language model, every option over the full sequence: slow, and the reference."""
+    """The checkpoint's own language model without any cache, every option over the full sequence: the reference."""
 
     def __init__(self, model: VAEmotionLLM) -> None:
         self.model = model
@@ -51,15 +51,19 @@ class TorchLanguageModel:
         hidden = self.model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[0]
         return self.model.base.lm_head(hidden[len(self._prefix) :]).float().numpy()
 
+    @torch.no_grad()
     def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-        scores: list[float] = []
-        for option in options:
-            rows = self.logits(np.concatenate([prompt, self.embed(option)]))[len(prompt) - 1 : -1]
-            log_probabilities = torch.from_numpy(rows).double().log_softmax(-1)
-            scores.append(
-                log_probabilities[torch.arange(len(option)), torch.tensor(list(option))].mean().item()
-            )
-        return np.array(scores)
+        longest = max(len(option) for option in options)
+        # Padded on the right: a causal model's earlier positions do not see it.
+        padded = torch.tensor(
+            [[*option, *[0] * (longest - len(option))] for option in options]
+        )  # (n, longest)
+        head = torch.from_numpy(np.concatenate([self._prefix, prompt])).expand(len(options), -1, -1)
+        sequences = torch.cat([head, self.model.embed(padded)], dim=1)  # (n, prefix + prompt + longest, D)
+        hidden = self.model.base.model.text_model(inputs_embeds=sequences).last_hidden_state
+        rows = self.model.base.lm_head(hidden[:, -longest - 1 : -1]).double().log_softmax(-1)
+        taken = rows.gather(2, padded[:, :, None])[..., 0]  # (n, longest)
+        return np.array([taken[i, : len(option)].mean().item() for i, option in enumerate(options)])
 
 
 def checkpoint_constants(model: VAEmotionLLM) -> Constants:
