@@ -45,7 +45,7 @@ fix: $(READY) ## format, and mend what the linter can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-train-tiny: $(READY) ## train models/vaemotion-tiny from scratch (about two hours on two cores)
+train-tiny: $(READY) ## train models/vaemotion-tiny from scratch (about 75 minutes on two cores)
 	$(BIN)/vaemotion train base --config configs/tiny.toml
 	$(BIN)/vaemotion train align --config configs/tiny.toml
 	$(BIN)/vaemotion train emotion --config configs/tiny.toml --out models/vaemotion-tiny
