@@ -17,7 +17,7 @@ from rich.console import Console
 from runtime.clock import ManualClock
 from runtime.messages import Frame, Reading
 from runtime.perception import Evidence, Perception
-from runtime.predictor import DevicePredictor, open_predictor
+from runtime.predictor import DevicePredictor, generate_text, open_predictor
 from runtime.run import default_threads
 from runtime.sources import FileSource, Replay
 from vaemotion.contract import prompts
@@ -82,14 +82,12 @@ def evidence_at(
         newest = arrived.frame or newest
         for samples in arrived.sound if path != "visual" else ():
             perception.listen(samples)
-        ends_s = [end for end in (arrived.frames_end_s, arrived.sound_end_s) if end is not None]
         shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
         if newest is not None and shown and path != "audio":
             frames[index] = newest
             frames.pop(index - windows.frames * windows.hops_per_spacing, None)
-        end_s = index * windows.frame_hop_s
+        end_s = arrived.now_s(index * windows.frame_hop_s)
         if arrived.over:
-            end_s = min(end_s, max(ends_s, default=end_s))
             break
         index += 1
     if frames:
@@ -118,10 +116,7 @@ def answer(
         shares = np.exp(scores - scores.max())
         probabilities = dict(zip(choices, (float(p) for p in shares / shares.sum()), strict=True))
         return Answer(question, choices[int(scores.argmax())], probabilities, evidence.reading)
-    generated = predictor.language_model.generate(
-        prompt, max_tokens=MAX_ANSWER_TOKENS, stop_ids=[predictor.constants.stop_token_id]
-    )
-    text = predictor.tokenizer.decode(list(generated.token_ids)).strip()
+    text, _ = generate_text(predictor, prompt, MAX_ANSWER_TOKENS)
     return Answer(question, text, {}, evidence.reading)
 
 

@@ -13,7 +13,7 @@ from runtime.clock import Clock
 from runtime.mailbox import Closed, LatestSlot, Ring
 from runtime.messages import Narration
 from runtime.perception import Evidence, StageTimes
-from runtime.predictor import DevicePredictor
+from runtime.predictor import DevicePredictor, generate_text
 from vaemotion.contract import prompts
 
 MAX_TOKENS = 40
@@ -24,14 +24,9 @@ def narrate(
     predictor: DevicePredictor, evidence: Evidence, clock: Clock, should_abort: Callable[[], bool]
 ) -> Narration:
     """One sentence, greedily, from the emotion-enhanced tokens."""
-    generated = predictor.language_model.generate(
-        predictor.prompt(evidence.enhanced, prompts.CAPTION.text),
-        max_tokens=MAX_TOKENS,
-        stop_ids=[predictor.constants.stop_token_id],
-        should_abort=should_abort,
-    )
-    text = predictor.tokenizer.decode(list(generated.token_ids)).strip()
-    return Narration(round(clock.now_s(), 3), evidence.reading.time_s, text, generated.complete)
+    prompt = predictor.prompt(evidence.enhanced, prompts.CAPTION.text)
+    text, complete = generate_text(predictor, prompt, MAX_TOKENS, should_abort)
+    return Narration(round(clock.now_s(), 3), evidence.reading.time_s, text, complete)
 
 
 class Narrator:
@@ -46,11 +41,6 @@ class Narrator:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="narrator", daemon=True)
         self._thread.start()
-
-    @property
-    def replaced(self) -> int:
-        """Requests that a newer one replaced before they were begun."""
-        return self._requests.dropped
 
     @property
     def busy(self) -> bool:

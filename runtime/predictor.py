@@ -6,7 +6,7 @@ torch modules behind the same few methods when an export is compared with its so
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +178,22 @@ class Predictor(Generic[S]):
 
 
 DevicePredictor = Predictor[LanguageModel]  # a bundle's: its language model can also generate
+
+
+def generate_text(
+    predictor: DevicePredictor,
+    prompt: Float32,
+    max_tokens: int,
+    should_abort: Callable[[], bool] | None = None,
+) -> tuple[str, bool]:
+    """Continue a prompt (n, D) greedily: the text, and whether it came to its own end."""
+    generated = predictor.language_model.generate(
+        prompt,
+        max_tokens=max_tokens,
+        stop_ids=[predictor.constants.stop_token_id],
+        should_abort=should_abort,
+    )
+    return predictor.tokenizer.decode(list(generated.token_ids)).strip(), generated.complete
 
 
 @contextmanager

@@ -207,8 +207,7 @@ class Session:
             perception.hear()
         if due.picture is None and not due.sound:
             return None
-        ends_s = [end for end in (arrived.frames_end_s, arrived.sound_end_s) if end is not None]
-        now_s = min(moment_s, max(ends_s)) if arrived.over and ends_s else moment_s
+        now_s = arrived.now_s(moment_s)
         evidence = perception.read(now_s)
         if evidence is not None:
             self.readings += 1

@@ -187,6 +187,11 @@ class Arrived:
     sound_end_s: float | None = None
     over: bool = False
 
+    def now_s(self, moment_s: float) -> float:
+        """``moment_s``, or the medium's end where that lies before it."""
+        ends_s = [end for end in (self.frames_end_s, self.sound_end_s) if end is not None]
+        return min(moment_s, max(ends_s)) if self.over and ends_s else moment_s
+
     def add(self, event: Event) -> None:
         """Take one event in."""
         if isinstance(event, Frame):
@@ -207,7 +212,7 @@ class Feed(Protocol):
 
 
 class Replay:
-    """A file as fast as the loop asks, in its own thread: nothing is ever lost."""
+    """A file as fast as the loop asks, decoded within the loop: nothing is ever lost."""
 
     def __init__(self, source: FileSource, clock: Clock) -> None:
         self.dropped: dict[str, int] = {}
