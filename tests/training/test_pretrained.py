@@ -52,26 +52,17 @@ def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def align(vlm: Path, ear: Path, settings: list[str]) -> int:
+    """``vaemotion train align`` from both folders; the exit code."""
+    words = [word for setting in settings for word in ("--set", setting)]
+    folders = ["--vlm", str(vlm), "--audio-encoder", str(ear)]
+    return main(["train", "align", "--config", str(CONFIG_FILE), *words, *folders])
+
+
 def test_stage_1_starts_from_both_and_leaves_the_base_as_it_was(vlm: Path, ear: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "windows.audio_window_s=2.0", f"runs={tmp_path}", "align.works=4", "align.optimisation.steps=1", "align.optimisation.batch=2",
                 "align.optimisation.workers=0", "align.optimisation.learning_rate=1e-6"]  # fmt: skip
-    words = [word for setting in settings for word in ("--set", setting)]
-    assert (
-        main(
-            [
-                "train",
-                "align",
-                "--config",
-                str(CONFIG_FILE),
-                *words,
-                "--vlm",
-                str(vlm),
-                "--audio-encoder",
-                str(ear),
-            ]
-        )
-        == 0
-    )
+    assert align(vlm, ear, settings) == 0
     model = load_checkpoint(tmp_path / "align")
     source = SmolVLMForConditionalGeneration.from_pretrained(vlm).state_dict()
     for name, tensor in model.base.state_dict().items():
@@ -118,19 +109,7 @@ def test_folders_of_other_models_are_refused_by_their_type(vlm: Path, ear: Path,
 def test_an_ear_that_does_not_fit_the_front_end_says_what_it_wants(
     vlm: Path, ear: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for setting in (*SMALL, f"runs={tmp_path}") for word in ("--set", setting)]
-    arguments = [
-        "train",
-        "align",
-        "--config",
-        str(CONFIG_FILE),
-        *words,
-        "--vlm",
-        str(vlm),
-        "--audio-encoder",
-        str(ear),
-    ]
-    assert main(arguments) == 2
+    assert align(vlm, ear, [*SMALL, f"runs={tmp_path}"]) == 2
     assert "hears 100 frames of 32 mels, the configuration gives 50 of 32" in capsys.readouterr().err
 
 
