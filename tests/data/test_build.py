@@ -57,7 +57,7 @@ def test_a_build_is_reproducible_and_seeds_share_no_work(built, tmp_path):
 
 
 def test_built_manifests_are_valid_and_not_overwritten(built):
-    validate(built / "manifest.jsonl", built)
+    validate([built / "manifest.jsonl"], built)
     with pytest.raises(UserError, match="exists already"):
         build_procedural(built, "test", 1)
 

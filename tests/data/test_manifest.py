@@ -7,12 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vaemotion.contract.errors import UserError
+from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.data.manifest import (
     Item,
     ManifestError,
     content_sha256,
     read_manifest,
+    read_manifests,
     validate,
     write_manifest,
 )
@@ -82,7 +83,7 @@ def test_all_problems_are_reported_with_their_lines(root):
     )
     found = problems_of(path, root)
     assert [line for line, _ in found] == [1, 2, 2, 2, 3, 4, 5, 6]
-    message = str(ManifestError(path, ()))
+    message = str(ManifestError([path], ()))
     assert "0 problems" in message
     with pytest.raises(ManifestError) as caught:
         read_manifest(path, root)
@@ -157,7 +158,7 @@ def test_lines_that_python_would_take_but_are_no_items(root, line, part):
 
 def test_splits_share_neither_ids_nor_works_nor_creators(root):
     same_work = {**SOUND, "id": "b", "split": "test", "creator_id": "c2"}
-    same_creator = {**SOUND, "id": "c", "split": "validation", "work_id": "w3"}
+    same_creator = {**SOUND, "id": "c", "split": "validation", "work_id": "w3", "sha256": "3" * 64}
     found = problems_of(write_lines(root, SOUND, same_work, same_creator, SOUND), root)
     assert [line for line, _ in found] == [2, 3, 4]
     assert "work_id 'w1' is in split 'test' here and in 'train' in line 1" in found[0][1]
@@ -185,6 +186,79 @@ def test_hashes_are_compared_on_request_and_cover_all_media(root):
     found = problems_of(path, root, check_hashes=True)
     assert [line for line, _ in found] == [1, 2]
     assert "sha256 differs: media/a.mkv and b.wav" in found[1][1]
+
+
+def test_the_same_bytes_in_two_splits_are_a_leak_under_whatever_name(root):
+    copy = {**SOUND, "id": "b", "split": "test", "work_id": "w2", "creator_id": "c2"}
+    [(line, message)] = problems_of(write_lines(root, SOUND, copy), root)
+    assert line == 2
+    assert "media bytes (sha256 000000000000…) are in split 'test' here and in 'train' in line 1" in message
+    assert read_manifest(write_lines(root, SOUND, {**copy, "split": "train"}), root)
+
+
+def test_a_file_leaks_also_as_a_part_of_an_item(root):
+    (root / "b.wav").write_bytes(b"sound")
+    (root / "same.wav").write_bytes(b"sound")
+    parts = [root / "media" / "a.mkv", root / "b.wav"]
+    both = {**SOUND, "video": None, "image": "media/a.mkv", "audio": "b.wav", "sha256": content_sha256(parts)}
+    alone = {
+        **SOUND,
+        "id": "b",
+        "video": None,
+        "audio": "same.wav",
+        "modality": "audio",
+        "split": "test",
+        "work_id": "w2",
+        "creator_id": "c2",
+        "sha256": content_sha256([root / "same.wav"]),
+    }
+    path = write_lines(root, both, alone)
+    assert len(read_manifest(path, root)) == 2
+    [(line, message)] = problems_of(path, root, check_hashes=True)
+    assert (line, "same media bytes" in message) == (2, True)
+
+
+def named_lines(root: Path, name: str, *lines: object) -> Path:
+    return write_lines(root, *lines).rename(root / name)
+
+
+def test_several_manifests_are_checked_as_one(root, capsys):
+    train = named_lines(root, "train.jsonl", {**SOUND, "sha256": content_sha256([root / "media" / "a.mkv"])})
+    other = {**SOUND, "id": "b", "work_id": "w2", "split": "test", "sha256": "1" * 64}
+    test = named_lines(root, "test.jsonl", "{oops", other, {**other, "id": "a", "creator_id": "c2"})
+    with pytest.raises(ManifestError) as caught:
+        validate([train, test], root, check_hashes=False)
+    assert str(caught.value).splitlines() == [
+        "2 manifests have 3 problems, mend the lines named here:",
+        f"  {test}, line 1: not JSON: Expecting property name enclosed in double quotes at column 2",
+        f"  {test}, line 2: creator_id 'c1' is in split 'test' here and in 'train' in line 1 of {train}",
+        f"  {test}, line 3: id 'a' was used in line 1 of {train}",
+    ]
+    (root / "c.mkv").write_bytes(b"another")
+    right = {**other, "video": "c.mkv", "creator_id": "c2", "sha256": content_sha256([root / "c.mkv"])}
+    test = named_lines(root, "test.jsonl", right)
+    validate([train, test], root)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{train}: 1 items of 1 works are sound (train 1)",
+        f"{test}: 1 items of 1 works are sound (test 1)",
+        "together: 2 items of 2 works are sound (train 1, test 1)",
+    ]
+    with pytest.raises(UsageError, match="must be given once"):
+        validate([train, train], root)
+    with pytest.raises(ManifestError, match=r"line 0: there is no item in it"):
+        validate([train, named_lines(root, "empty.jsonl", "")], root)
+
+
+def test_licences_outside_the_list_are_named(root):
+    path = write_lines(root, SOUND, {**SOUND, "id": "b", "license": "CC-BY-NC-4.0"})
+    with pytest.raises(ManifestError) as caught:
+        validate([path], root, check_hashes=False, allow_licenses="CC0-1.0, CC-BY-4.0")
+    [problem] = caught.value.problems
+    assert problem.line == 2
+    assert problem.message == "license 'CC-BY-NC-4.0' is not one of those allowed: CC0-1.0, CC-BY-4.0"
+    validate([path], root, check_hashes=False, allow_licenses="CC0-1.0,CC-BY-NC-4.0")
+    with pytest.raises(UsageError, match="--allow-licenses must name"):
+        validate([path], root, allow_licenses=" , ")
 
 
 def test_empty_missing_and_binary_files(root):
@@ -215,7 +289,7 @@ def test_writing_is_atomic(root):
 
 def test_validate_says_what_it_found(root, capsys):
     sha256 = content_sha256([root / "media" / "a.mkv"])
-    validate(write_lines(root, {**SOUND, "sha256": sha256}), root)
+    validate([write_lines(root, {**SOUND, "sha256": sha256})], root)
     assert "1 items of 1 works are sound (train 1)" in capsys.readouterr().out
 
 
@@ -255,6 +329,39 @@ def test_what_is_written_is_read_back(root, items):
     items = [replace(item, id=str(number)) for number, item in enumerate(items)]
     write_manifest(root / "m.jsonl", items)
     assert read_manifest(root / "m.jsonl", root) == items
+
+
+def messages(manifests: list[Path]) -> list[str]:
+    """What is wrong, without the places."""
+    try:
+        read_manifests(manifests, None)
+    except ManifestError as error:
+        return [problem.message.partition(" in line ")[0] for problem in error.problems]
+    return []
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "id": st.sampled_from("abc"),
+                "split": st.sampled_from(["train", "test"]),
+                "work_id": st.sampled_from(["w1", "w2"]),
+                "creator_id": st.sampled_from(["c1", "c2"]),
+                "sha256": st.sampled_from(["0" * 64, "1" * 64]),
+            }
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_a_manifest_in_two_parts_has_the_problems_of_the_whole(root, changes, data):
+    lines = [{**SOUND, **change} for change in changes]
+    cut = data.draw(st.integers(1, len(lines) - 1))
+    parts = [named_lines(root, "1.jsonl", *lines[:cut]), named_lines(root, "2.jsonl", *lines[cut:])]
+    assert messages(parts) == messages([write_lines(root, *lines)])
 
 
 @given(st.lists(TEXT, max_size=3), st.lists(TEXT, max_size=3))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 SPLITS = ("train", "validation", "test")
 TASKS = ("content", "emotion")
@@ -65,10 +66,19 @@ class Item:
         return json.dumps(present, ensure_ascii=False, allow_nan=False)
 
 
+class Placed(NamedTuple):
+    """An item and where it stands; ``line`` counts from 1."""
+
+    manifest: Path
+    line: int
+    item: Item
+
+
 @dataclass(frozen=True)
 class Problem:
     """``line`` counts from 1; 0 is the file as a whole."""
 
+    manifest: Path
     line: int
     message: str
 

@@ -14,7 +14,16 @@ from typing import Any
 
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import PATHS
-from vaemotion.data.item import CONSTRUCTS, PAIRINGS, SPLITS, TASKS, Item, Problem, content_sha256
+from vaemotion.data.item import (
+    CONSTRUCTS,
+    PAIRINGS,
+    SPLITS,
+    TASKS,
+    Item,
+    Placed,
+    Problem,
+    content_sha256,
+)
 
 MEDIA_FIELDS = ("video", "image", "audio")
 _FIELDS = frozenset(f.name for f in fields(Item))
@@ -163,43 +172,90 @@ def _label_problems(values: dict[str, Any]) -> list[str]:
     return problems
 
 
-def check_splits(items: Sequence[tuple[int, Item]]) -> list[Problem]:
+def check_splits(items: Sequence[Placed]) -> list[Problem]:
     """Ids are distinct, and no work and no creator stands in two splits."""
     problems: list[Problem] = []
-    first_of_id: dict[str, int] = {}
-    for line, item in items:
-        if (first := first_of_id.setdefault(item.id, line)) != line:
-            problems.append(Problem(line, f"id {item.id!r} was used in line {first}"))
+    first_of_id: dict[str, Placed] = {}
+    for here in items:
+        if (first := first_of_id.setdefault(here.item.id, here)) is not here:
+            problems.append(_problem(here, f"id {here.item.id!r} was used in {_place(first, here)}"))
     for name in ("work_id", "creator_id"):
-        home: dict[str, tuple[int, str]] = {}
-        for line, item in items:
-            owner = getattr(item, name)
-            first_line, split = home.setdefault(owner, (line, item.split))
-            if split != item.split:
-                message = (
-                    f"{name} {owner!r} is in split {item.split!r} here and in {split!r} in line {first_line}"
-                )
-                problems.append(Problem(line, message))
+        home: dict[str, Placed] = {}
+        for here in items:
+            owner = getattr(here.item, name)
+            first = home.setdefault(owner, here)
+            if first.item.split != here.item.split:
+                problems.append(_problem(here, f"{name} {owner!r} is in {_splits(first, here)}"))
     return problems
 
 
-def check_media(items: Sequence[tuple[int, Item]], media_root: Path, *, check_hashes: bool) -> list[Problem]:
+def check_leaks(items: Sequence[Placed], media_root: Path | None) -> list[Problem]:
+    """No medium stands in two splits, under whatever name: its bytes are what a model could have learned by heart.
+
+    Compares the items' SHA-256; with a media root also that of each file of an item that has several.
+    """
+    problems: list[Problem] = []
+    home: dict[str, Placed] = {}
+    hash_of: dict[Path, str] = {}
+    for here in items:
+        for sha256 in _contents(here.item, media_root, hash_of):
+            first = home.setdefault(sha256, here)
+            # A work in two splits has been reported already, and its media naturally go with it.
+            if first.item.split != here.item.split and first.item.work_id != here.item.work_id:
+                leak = f"the same media bytes (sha256 {sha256[:12]}…) are in {_splits(first, here)}"
+                problems.append(_problem(here, leak))
+    return problems
+
+
+def _contents(item: Item, media_root: Path | None, hash_of: dict[Path, str]) -> list[str]:
+    contents = [item.sha256]
+    if media_root is not None and len(item.media) > 1:
+        for file in (media_root / path for path in item.media):
+            if file not in hash_of:
+                hash_of[file] = content_sha256([file])
+            contents.append(hash_of[file])
+    return contents
+
+
+def check_licenses(items: Sequence[Placed], allowed: Sequence[str]) -> list[Problem]:
+    """Every item's licence is one of ``allowed``."""
+    return [
+        _problem(here, f"license {here.item.license!r} is not one of those allowed: {', '.join(allowed)}")
+        for here in items
+        if here.item.license not in allowed
+    ]
+
+
+def _problem(here: Placed, message: str) -> Problem:
+    return Problem(here.manifest, here.line, message)
+
+
+def _place(there: Placed, here: Placed) -> str:
+    return f"line {there.line}" + ("" if there.manifest == here.manifest else f" of {there.manifest}")
+
+
+def _splits(first: Placed, here: Placed) -> str:
+    return f"split {here.item.split!r} here and in {first.item.split!r} in {_place(first, here)}"
+
+
+def check_media(items: Sequence[Placed], media_root: Path, *, check_hashes: bool) -> list[Problem]:
     """Every file is there, below the media root also when links are followed, and has the item's SHA-256."""
     root = Path(os.path.realpath(media_root))
     problems: list[Problem] = []
     states: dict[str, str | None] = {}
     hashes: dict[tuple[str, ...], str] = {}
-    for line, item in items:
-        wrong = [message for path in item.media if (message := _state(path, root, states))]
-        problems += [Problem(line, message) for message in wrong]
+    for here in items:
+        media = here.item.media
+        wrong = [message for path in media if (message := _state(path, root, states))]
+        problems += [_problem(here, message) for message in wrong]
         if not check_hashes or wrong:
             continue
-        if item.media not in hashes:
-            hashes[item.media] = content_sha256(root / path for path in item.media)
-        if hashes[item.media] != item.sha256:
-            names = " and ".join(item.media)
+        if media not in hashes:
+            hashes[media] = content_sha256(root / path for path in media)
+        if hashes[media] != here.item.sha256:
+            names = " and ".join(media)
             problems.append(
-                Problem(line, f"sha256 differs: {names} is not the file that the item was made from")
+                _problem(here, f"sha256 differs: {names} is not the file that the item was made from")
             )
     return problems
 

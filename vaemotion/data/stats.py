@@ -1,9 +1,10 @@
-"""What the procedural art holds: class balance, affect, oracle ceilings, and what trivial baselines reach on it."""
+"""What data hold. Of the procedural art: class balance, affect, oracle ceilings, and what trivial baselines reach on it;
+of manifests: see `manifest_stats`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.data.charts import affect_table, balance_table
+from vaemotion.data.manifest_stats import print_manifest_stats
 from vaemotion.data.procedural_art import (
     CONTENT_CLASSES,
     SPLITS,
@@ -26,8 +29,30 @@ from vaemotion.data.triviality import (
     mean_log_mel_accuracy,
 )
 
-_BIN_EDGES = np.linspace(-1, 1, 11)
-_BAR_CELLS = 18
+DEFAULT_SPLIT, DEFAULT_COUNT, DEFAULT_TRAIN_COUNT = "validation", 600, 1500
+
+
+def describe(
+    manifests: Sequence[Path],
+    media_root: Path | None,
+    split: str | None,
+    count: int | None,
+    train_count: int | None,
+) -> None:
+    """Describe manifests, or the procedural art where there is none; None is the default of each option.
+
+    Raises UsageError for an option that belongs to the other.
+    """
+    procedural = {"--split": split, "--count": count, "--train-count": train_count}
+    given = [name for name, value in procedural.items() if value is not None]
+    if manifests and given:
+        raise UsageError(f"{given[0]} is about the procedural art, leave it out or give no manifest")
+    if not manifests and media_root is not None:
+        raise UsageError("--media-root is about manifests, leave it out or give a manifest")
+    if manifests:
+        print_manifest_stats(manifests, media_root)
+    else:
+        print_stats(split or DEFAULT_SPLIT, count or DEFAULT_COUNT, train_count or DEFAULT_TRAIN_COUNT)
 
 
 def print_stats(split: str, count: int, train_count: int) -> None:
@@ -39,10 +64,10 @@ def print_stats(split: str, count: int, train_count: int) -> None:
         raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     console = Console()
     works = [sample_work(work_seed(split, index)) for index in range(count)]
-    console.print(_balance_table("content", CONTENT_CLASSES, [work.content for work in works]))
+    console.print(balance_table("content", CONTENT_CLASSES, [work.content for work in works], "works"))
     likeliest = [EMOTIONS[int(np.argmax(work.emotion_distribution))] for work in works]
-    console.print(_balance_table("likeliest emotion", EMOTIONS, likeliest))
-    console.print(_affect_table(works))
+    console.print(balance_table("likeliest emotion", EMOTIONS, likeliest, "works"))
+    console.print(_affect(works))
     console.print(_ceiling_table(split, count))
     with Console(stderr=True).status("fitting the trivial baselines"):
         accuracies = (
@@ -55,32 +80,13 @@ def print_stats(split: str, count: int, train_count: int) -> None:
         raise UserError(f"the content is too easy: {' and '.join(broken)} exceeds its limit")
 
 
-def _bar(share: float, largest: float) -> str:
-    return "█" * round(_BAR_CELLS * share / largest) if largest else ""
-
-
-def _balance_table(title: str, names: Sequence[str], found: Sequence[str]) -> Table:
-    counts = Counter(found)
-    table = Table(title, "works", "share", "")
-    for name in names:
-        bar = _bar(counts[name], max(counts.values()))
-        table.add_row(name, str(counts[name]), f"{counts[name] / len(found):.3f}", bar)
-    return table
-
-
-def _affect_table(works: Sequence[Work]) -> Table:
-    labels = np.array([(work.valence, work.arousal) for work in works])  # (n, 2)
-    histograms = [np.histogram(labels[:, column], _BIN_EDGES)[0] for column in (0, 1)]
-    table = Table("from", "to", "valence", "", "arousal", "")
-    for index in range(len(_BIN_EDGES) - 1):
-        cells = [f"{_BIN_EDGES[index]:+.1f}", f"{_BIN_EDGES[index + 1]:+.1f}"]
-        for histogram in histograms:
-            cells += [str(histogram[index]), _bar(float(histogram[index]), float(histogram.max()))]
-        table.add_row(*cells)
-    means, deviations = labels.mean(0), labels.std(0)
-    summary = [f"mean {mean:+.2f}, sd {sd:.2f}" for mean, sd in zip(means, deviations, strict=True)]
-    table.add_row("", "", "", summary[0], "", summary[1])
-    return table
+def _affect(works: Sequence[Work]) -> Table:
+    return affect_table(
+        {
+            "valence": np.array([work.valence for work in works]),
+            "arousal": np.array([work.arousal for work in works]),
+        }
+    )
 
 
 def _ceiling_table(split: str, count: int) -> Table:

@@ -1,0 +1,96 @@
+"""Published data sets → manifests: some folds are held out, and nothing is shared across them.
+
+In: a folder as its publisher laid it out. Out: a manifest only; the media stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.data.adapter import N_FOLDS, ItemsAndFolds, Source
+from vaemotion.data.art_sets import artemis, vgmidi
+from vaemotion.data.human_labels import bass, esc10, sievers
+from vaemotion.data.item import SPLITS, Item
+from vaemotion.data.manifest import summary, write_manifest
+
+Adapter = Callable[[Source], ItemsAndFolds]
+ADAPTERS: dict[str, Adapter] = {
+    "sievers": sievers,
+    "bass": bass,
+    "esc10": esc10,
+    "artemis": artemis,
+    "vgmidi": vgmidi,
+}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The folds, counted from 1, that become the splits test and validation; every other fold is train."""
+
+    test_fold: int | None = None
+    validation_fold: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, fold in (("--test-fold", self.test_fold), ("--validation-fold", self.validation_fold)):
+            if fold is not None and not 1 <= fold <= N_FOLDS:
+                raise UsageError(f"{name} must be 1 to {N_FOLDS}, got {fold}")
+        if self.test_fold is not None and self.test_fold == self.validation_fold:
+            raise UsageError(f"--test-fold and --validation-fold must differ, got {self.test_fold} for both")
+
+    def split(self, fold: int) -> str:
+        if fold == self.test_fold:
+            return "test"
+        return "validation" if fold == self.validation_fold else "train"
+
+
+def build(
+    adapter: Adapter,
+    folder: Path,
+    out: Path,
+    media_root: Path | None = None,
+    test_fold: int | None = None,
+    validation_fold: int | None = None,
+) -> None:
+    """Write the manifest of a data set, and print what was written and what was left out.
+
+    Splits share no work, no creator and no medium: an item with one that also stands in a held-out split is left out, test
+    winning over validation and validation over train. Raises UsageError for folds that cannot be, UserError for a
+    manifest that exists, a folder that the adapter refuses, items named twice, and a held-out fold without items.
+    """
+    held_out = HeldOut(test_fold, validation_fold)
+    if out.exists():
+        raise UserError(f"{out} exists already, give another file with --out or remove it")
+    items, folds = adapter(Source.below(media_root, folder))
+    if twice := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+        raise UserError(f"{folder} names {len(twice)} of its items twice, the first is {twice[0]}")
+    for fold in (test_fold, validation_fold):
+        if fold is not None and fold not in folds:
+            there = ", ".join(map(str, sorted(set(folds))))
+            raise UserError(f"fold {fold} holds nothing in {folder}, choose one of {there}")
+    placed = [replace(item, split=held_out.split(fold)) for item, fold in zip(items, folds, strict=True)]
+    kept = _without_shared(placed)
+    write_manifest(out, kept)
+    print(f"{out}: {summary(kept)}")
+    for split in SPLITS:
+        if count := sum(item.split == split for item in placed) - sum(item.split == split for item in kept):
+            print(
+                f"left out: {count} of {split}, whose work, creator or bytes also stand in a held-out split"
+            )
+
+
+def _without_shared(items: Sequence[Item]) -> list[Item]:
+    strongest: dict[tuple[str, str], int] = {}
+    for item in items:
+        for owner in _owners(item):
+            strongest[owner] = max(strongest.get(owner, 0), SPLITS.index(item.split))
+    return [
+        item for item in items if all(strongest[owner] == SPLITS.index(item.split) for owner in _owners(item))
+    ]
+
+
+def _owners(item: Item) -> tuple[tuple[str, str], ...]:
+    return ("work", item.work_id), ("creator", item.creator_id), ("bytes", item.sha256)
