@@ -108,7 +108,7 @@ def answer(
     predictor: DevicePredictor, evidence: Evidence, question: str, choices: Sequence[str], task: str | None
 ) -> Answer:
     """Emotion questions read the enhanced tokens, all others the plain ones; ``task`` None: as the standard question of that text."""
-    standard = {q.text: q.task for q in prompts.STANDARD_QUESTIONS}
+    standard = {text: q.task for q in prompts.STANDARD_QUESTIONS for text in (q.text, *q.paraphrases)}
     enhanced = (task or standard.get(question, "content")) == "emotion"
     prompt = predictor.prompt(evidence.enhanced if enhanced else evidence.plain, question)
     if choices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from vaemotion.contract.errors import UserError
 from vaemotion.training.config import Optimisation
-from vaemotion.training.loop import STATE_FILE, fit, learning_rate_factor, seeded
+from vaemotion.training.loop import STATE_FILE, Objective, fit, learning_rate_factor, seeded
 
 SIX_STEPS = Optimisation(
     steps=6,
@@ -33,21 +34,36 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Dropout(0.5), nn.LayerNorm(16), nn.Linear(16, 2))
 
 
+class Given(Objective):
+    """A module with a loss that a test gives."""
+
+    def __init__(self, module: nn.Module, loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]) -> None:
+        super().__init__()
+        self.module, self.loss = module, loss
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(batch)
+
+
+def samples(numbers: Sequence[int]) -> Tensor:
+    return torch.stack([torch.randn(8, generator=seeded(7, number)) for number in numbers])
+
+
 def batch_of(step: int) -> Tensor:
-    return torch.randn(4, 8, generator=seeded(7, step))
+    return samples(range(4 * step, 4 * step + 4))
 
 
 def train(
     out: Path, module: nn.Module, config: Optimisation = SIX_STEPS, *, resume: bool = False, stop_after: int | None = None,
     seed: int = 3,
 ) -> bool:  # fmt: skip
-    def loss(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
-        value = (
-            (module(batch) - 1 + 0.1 * torch.randn(4, 2)) ** 2
-        ).mean()  # random in the loss as well as in dropout
-        return value, {"part": value.item()}
+    def loss(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        # random in the loss as well as in dropout
+        value = ((module(batch) - 1 + 0.1 * torch.randn(len(batch), 2)) ** 2).mean()
+        return value, {"part": value}
 
-    return fit("test", [module], batch_of, loss, config, out, seed=seed, resume=resume, stop_after=stop_after)
+    objective = Given(module, loss)
+    return fit("test", objective, samples, config, out, seed=seed, resume=resume, stop_after=stop_after)
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -93,12 +109,12 @@ def test_dropout_and_noise_differ_from_step_to_step_and_with_the_seed(tmp_path: 
     same = replace(SIX_STEPS, learning_rate=0.0, weight_decay=0.0)
     module = network()
 
-    def loss(_: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(_: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return module(torch.ones(4, 8)).square().mean(), {}
 
     runs = []
     for seed in (1, 1, 2):
-        fit("test", [module], batch_of, loss, same, tmp_path / "x", seed=seed, resume=False)
+        fit("test", Given(module, loss), samples, same, tmp_path / "x", seed=seed, resume=False)
         runs.append([record["loss"] for record in log_of(tmp_path / "x")])
     assert runs[0] == runs[1] != runs[2]
     assert len(set(runs[0])) == 6
@@ -109,14 +125,14 @@ def test_the_log_has_every_step_once_after_a_crash_between_two_saves(tmp_path: P
     train(tmp_path / "whole", whole)
     config, crashed = replace(SIX_STEPS, save_every=2), network()
 
-    def loss(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if torch.equal(batch, batch_of(3)):
             raise KeyboardInterrupt
         value = ((crashed(batch) - 1 + 0.1 * torch.randn(4, 2)) ** 2).mean()
-        return value, {"part": value.item()}
+        return value, {"part": value}
 
     with pytest.raises(KeyboardInterrupt):  # after step 3, while the newest state is that of step 2
-        fit("test", [crashed], batch_of, loss, config, tmp_path / "crashed", seed=3, resume=False)
+        fit("test", Given(crashed, loss), samples, config, tmp_path / "crashed", seed=3, resume=False)
     assert [record["step"] for record in log_of(tmp_path / "crashed")] == [1, 2, 3]
     with (tmp_path / "crashed" / "log.jsonl").open("a") as log:
         log.write('{"step": 4, "lo')  # the power failed while it was written
@@ -138,9 +154,8 @@ def test_a_run_from_the_start_forgets_an_earlier_runs_state(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         fit(
             "test",
-            [network()],
+            Given(network(), lambda _: (torch.zeros(()), {})),
             interrupted,
-            lambda _: (torch.zeros(()), {}),
             SIX_STEPS,
             tmp_path,
             seed=2,
@@ -152,7 +167,7 @@ def test_a_run_from_the_start_forgets_an_earlier_runs_state(tmp_path: Path) -> N
     assert equal(resumed, expected)
 
 
-def interrupted(_: int) -> Tensor:
+def interrupted(_: Sequence[int]) -> Tensor:
     raise KeyboardInterrupt
 
 
@@ -182,7 +197,9 @@ def test_resuming_where_nothing_was_saved_starts_at_0(tmp_path: Path) -> None:
 
 def test_the_folder_holds_safetensors_and_json_lines_and_no_pickle(tmp_path: Path) -> None:
     train(tmp_path, network())
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["log.jsonl", STATE_FILE]
+    files = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()]
+    assert sorted(f for f in files if not f.startswith("tensorboard/")) == ["log.jsonl", STATE_FILE]
+    assert any("events.out.tfevents" in f for f in files)
     header = int.from_bytes((tmp_path / STATE_FILE).read_bytes()[:8], "little")
     run = json.loads((tmp_path / STATE_FILE).read_bytes()[8 : 8 + header])["__metadata__"]["run"]
     assert json.loads(run)["step"] == 6
@@ -192,14 +209,14 @@ def test_the_folder_holds_safetensors_and_json_lines_and_no_pickle(tmp_path: Pat
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_way_out(tmp_path: Path, bad: float) -> None:
     module = network()
 
-    def loss(batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         value = module(batch).mean()
         return (value * bad if torch.equal(batch, batch_of(4)) else value), {}
 
     with pytest.raises(
         Exception, match=r"test: the loss is .* at step 4; lower the learning rate"
     ) as stopped:
-        fit("test", [module], batch_of, loss, SIX_STEPS, tmp_path, seed=3, resume=False)
+        fit("test", Given(module, loss), samples, SIX_STEPS, tmp_path, seed=3, resume=False)
     assert isinstance(stopped.value, UserError)  # one sentence at the command line, no traceback
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
@@ -220,10 +237,10 @@ def test_vectors_do_not_decay(tmp_path: Path) -> None:
     before = module.weight.detach().clone(), matrix.weight.detach().clone()
     holder = nn.ModuleList([module, matrix])
 
-    def loss(_: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(_: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return 0.0 * (module.weight.sum() + module.bias.sum() + matrix.weight.sum()), {}
 
-    fit("test", [holder], batch_of, loss, SIX_STEPS, tmp_path, seed=0, resume=False)
+    fit("test", Given(holder, loss), samples, SIX_STEPS, tmp_path, seed=0, resume=False)
     assert torch.equal(module.weight, before[0])
     assert (matrix.weight.abs() < before[1].abs()).all()
 

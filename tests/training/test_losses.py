@@ -13,7 +13,6 @@ from torch import Tensor
 from tests.tiny import tiny_config, tiny_model
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.data.procedural_art import sample_work, work_seed
-from vaemotion.training.base_vlm import AuxiliaryHead
 from vaemotion.training.losses import (
     MIN_CCC_LABELS,
     ccc,
@@ -22,11 +21,13 @@ from vaemotion.training.losses import (
     gaussian_nll,
     rater_divergence,
 )
-from vaemotion.training.vg_align import Lesson, Views, alignment_loss
+from vaemotion.training.teacher import Lesson, Views
+from vaemotion.training.vg_align import Alignment, School
 from vaemotion.training.windows_cache import WindowCache
 
 RNG = np.random.default_rng(0)
-NOTHING_SEEN = Views(torch.full((8,), -1), torch.full((8, 2), torch.nan))  # the disposable head's loss is 0
+# The disposable head's loss is 0.
+NOTHING_SEEN = Views(torch.full((8,), -1), torch.zeros(8, dtype=torch.bool), torch.full((8, 2), torch.nan))
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -96,9 +97,9 @@ def alignment(*, both: bool = False) -> tuple[float, float]:
         Lesson(2, 2, "Describe it.", "a rooster, calm and neutral"),
     ]
     mel = cache.log_mel[[0, 2]].float()
-    stage = replace(config.align, temperature=1.7)
-    batch = {"lessons": lessons, "log_mel": mel, "both": both}
-    total, _ = alignment_loss(model, AuxiliaryHead(64), cache, NOTHING_SEEN, batch, stage)
+    config = replace(config, align=replace(config.align, temperature=1.7))
+    batch = {"lessons": lessons, "log_mel": mel, "both": both, "synchronised": torch.ones(2, dtype=torch.bool)}
+    total, _ = Alignment(model, School(cache, lessons, NOTHING_SEEN, []), config)(batch)
 
     teacher_rows: list[Tensor] = []
     student_rows: list[Tensor] = []
@@ -135,12 +136,14 @@ def test_only_the_audio_pathway_learns_in_stage_1() -> None:
     model.base.requires_grad_(False)
     works = (sample_work(work_seed("train", 0)),)
     cache = WindowCache(works, torch.randn(1, 4, 4, 64).half(), torch.randn(1, 50, 32).half())
+    lessons = [Lesson(0, 1, "What is this?", "bell")]
     batch = {
-        "lessons": [Lesson(0, 1, "What is this?", "bell")],
+        "lessons": lessons,
         "log_mel": cache.log_mel.float(),
+        "synchronised": torch.ones(1, dtype=torch.bool),
         "both": False,
     }
-    alignment_loss(model, AuxiliaryHead(64), cache, NOTHING_SEEN, batch, tiny_config().align)[0].backward()
+    Alignment(model, School(cache, lessons, NOTHING_SEEN, []), tiny_config())(batch)[0].backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"audio"}
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.spatial.distance import jensenshannon
 
 from tests.tiny import CONFIG_FILE, SMALL, tiny_clip, tiny_config, tiny_model
 from vaemotion.contract import prompts
@@ -21,9 +22,21 @@ from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.image import prepare_frame
 from vaemotion.data.procedural_art import CONTENT_CLASSES, sample_work, work_seed
 from vaemotion.model.checkpoint import load_checkpoint, read_config
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training import base_vlm, emotion, vg_align
 from vaemotion.training.config import read_training_config
 from vaemotion.training.loop import STATE_FILE
+from vaemotion.training.ratings import RatedSet
+from vaemotion.training.recordings import Recording
+from vaemotion.training.teacher import (
+    AUDIBLE_SHARES,
+    Lesson,
+    Views,
+    first_token_distribution,
+    jensen_shannon_bits,
+    mean_level,
+    visual_tokens,
+)
 from vaemotion.training.windows_cache import WindowCache, cached_windows
 
 STAGES = {"base": base_vlm.train, "align": vg_align.train, "emotion": emotion.train}
@@ -57,18 +70,16 @@ def cut_short(stage: str, runs: Path) -> None:
     elif stage == "align":
         base_hash = hashes(runs / "base")["base"]
         model = vg_align.with_audio_pathway(load_checkpoint(runs / "base"), config)
-        cache = cached_windows(model, base_hash, "train", config.align.works, config.seed, runs)
-        lessons = vg_align.teacher_lessons(model, cache, config, base_hash, working)
-        views = vg_align.teacher_views(model, cache, base_hash, working)
-        complete = vg_align.run(model, cache, lessons, views, config, working, resume=False, stop_after=2)
+        school = vg_align.prepare(model, config, base_hash, working)
+        complete = vg_align.run(model, school, config, working, resume=False, stop_after=2)
     else:
         model = load_checkpoint(runs / "align")
         cache = cached_windows(
             model, hashes(runs / "align")["base"], "train", config.emotion.works, config.seed, runs
         )
-        audio = emotion.hear(model, cache)
-        model = emotion.with_adapter(model, cache, audio, config)
-        complete = emotion.run(model, cache, audio, config, working, resume=False, stop_after=2)
+        feelings = emotion.Feelings(cache, emotion.hear(model, cache), [])
+        model = emotion.with_adapter(model, feelings, config)
+        complete = emotion.run(model, feelings, config, working, resume=False, stop_after=2)
     assert not complete
 
 
@@ -147,7 +158,8 @@ def test_a_loaded_model_computes_what_the_next_stage_trained_on(runs: Runs) -> N
 
 def test_nothing_in_the_runs_is_a_pickle_or_left_half_written(runs: Runs) -> None:
     files = [p for p in runs.resumed.rglob("*") if p.is_file()]
-    assert {p.suffix for p in files} == {".safetensors", ".json", ".jsonl"}
+    suffixes = {p.suffix for p in files if "tfevents" not in p.name}
+    assert suffixes == {".safetensors", ".json", ".jsonl"}
     assert len([p for p in files if p.name == STATE_FILE]) == 3
     assert not [p for p in runs.resumed.rglob("*") if p.name.endswith((".tmp", ".old"))]
 
@@ -177,16 +189,18 @@ def test_a_resumed_stage_is_not_another_configurations(runs: Runs, tmp_path: Pat
 def test_the_teachers_answers_are_asked_once_and_are_the_teachers(runs: Runs) -> None:
     files = list((runs.whole / "align.training").glob("lessons-*.jsonl"))
     assert len(files) == 1
-    lessons = [vg_align.Lesson(**json.loads(line)) for line in files[0].read_text().splitlines()]
+    settings, *rows = map(json.loads, files[0].read_text().splitlines())
+    assert settings["settings"]["sampling_temperature"] == 0.7
+    lessons = [Lesson(**row) for row in rows]
     model = load_checkpoint(runs.whole / "align")
     cache = cached_windows(model, hashes(runs.whole / "base")["base"], "train", 6, 0, runs.whole)
-    audible = {question.text for question in vg_align.QUESTION_SHARES}
+    audible = {question.text for question in AUDIBLE_SHARES}
     assert {lesson.question for lesson in lessons} <= audible
     assert "Which colors does it have?" not in audible
     greedy = 0
     for lesson in lessons:
         media = model.media_embeddings(
-            vg_align.visual_tokens(cache, [lesson.window], lesson.frame_count), None, 1
+            visual_tokens(cache, [lesson.window], lesson.frame_count), None, 1
         )
         greedy += model.generate(media, lesson.question) == [lesson.answer]
     assert len(lessons) // 4 <= greedy < len(lessons)  # the rest is sampled
@@ -202,50 +216,96 @@ def small_cache() -> WindowCache:
     )
 
 
-def test_the_three_paths_are_one_batch_and_a_path_is_a_mask() -> None:
+def small_rows(*sets: RatedSet, **changes: object) -> tuple[VAEmotionLLM, WindowCache, emotion.Rows]:
     model, cache = tiny_model(), small_cache()
-    assert model.adapter is not None
-    audio = emotion.hear(model, cache)
-    batch = emotion.adapter_batch(model, cache, audio, np.arange(5), np.random.default_rng(1))
+    config = tiny_config("emotion.optimisation.batch=5")
+    config = replace(config, emotion=replace(config.emotion, **changes))
+    return model, cache, emotion.Rows(model, emotion.Feelings(cache, emotion.hear(model, cache), list(sets)), config)
+
+
+def rated_set(path: str, construct: int, items: int = 7) -> RatedSet:
+    """Items with arousal alone."""
+    tokens = torch.randn(items, 3, 5 if path == "audio" else 4, 64).half()
+    affect = torch.stack([torch.full((items,), torch.nan), torch.linspace(-1, 1, items)], dim=1)
+    return RatedSet(f"rated-{path}", path, construct, tokens, affect, torch.full((items, 9), torch.nan))
+
+
+def test_the_three_paths_are_one_batch_and_a_path_is_a_mask() -> None:
+    model, _, rows = small_rows()
+    batch = rows.collate(range(5))["rows"]
+    assert batch.path.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    for place, path in enumerate(PATHS):
+        mine = slice(5 * place, 5 * place + 5)
+        assert batch.audio_mask[mine].all().item() == (path != "visual")
+        assert batch.visual_mask[mine].any().item() == (path != "audio")
+        assert torch.equal(batch.affect[mine], batch.affect[:5])
+        assert torch.equal(batch.audio[mine], batch.audio[:5])
     with torch.no_grad():
-        together = emotion.all_paths(model.adapter, batch)
-        for place, path in enumerate(PATHS):
-            hears, sees = torch.tensor(path != "visual"), torch.tensor(path != "audio")
-            alone = model.adapter(
-                batch.audio,
-                hears.expand(5, 5),
-                batch.audio_age_s,
-                batch.visual,
-                batch.visual_mask & sees,
-                batch.visual_age_s,
-            )
-            rows = slice(5 * place, 5 * place + 5)
-            torch.testing.assert_close(
-                together.valence_arousal[rows], alone.valence_arousal, atol=1e-5, rtol=1e-5
-            )
-            torch.testing.assert_close(
-                together.visual_tokens[rows], alone.visual_tokens, atol=1e-4, rtol=1e-4
-            )
+        assert model.adapter is not None
+        together = model.adapter(*batch.inputs())
+        alone = model.adapter(*(part[5:10] for part in batch.inputs()))
+        torch.testing.assert_close(together.valence_arousal[5:10], alone.valence_arousal, atol=1e-5, rtol=1e-5)
+
+
+def test_rated_items_stand_on_their_own_path_with_their_own_construct() -> None:
+    _, _, rows = small_rows(rated_set("audio", 0), rated_set("visual", 1))
+    batch = rows.collate(range(5))["rows"]
+    heard, seen = slice(15, 20), slice(20, 25)
+    assert batch.path[heard].tolist() == [0] * 5
+    assert batch.path[seen].tolist() == [1] * 5
+    assert not batch.visual_mask[heard].any()
+    assert not batch.audio_mask[seen].any()
+    assert batch.construct.tolist() == [0] * 20 + [1] * 5
+    assert batch.source.tolist() == [0] * 15 + [1] * 5 + [2] * 5
+    assert torch.isnan(batch.affect[15:, 0]).all()
+    assert torch.isfinite(batch.affect[15:, 1]).all()
+    newest = batch.visual_mask[seen].unflatten(1, (4, 4))[:, -1]
+    assert newest.all()  # a picture alone is the newest of its window
+
+
+@pytest.mark.parametrize(("construct", "other"), [(0, 1), (1, 0)])
+def test_each_construct_has_its_own_head_and_missing_labels_teach_nothing(construct: int, other: int) -> None:
+    model, _, rows = small_rows(rated_set("visual", construct))
+    batch = rows.collate(range(5))["rows"]
+    only = emotion.AdapterBatch(*(getattr(batch, f.name)[15:] for f in fields(batch)))
+    assert model.adapter is not None
+    out = model.adapter(*only.inputs())
+    emotion.supervisor_loss(out, only, tiny_config().emotion)[0].backward()
+    gradient = model.adapter.heads[-1].weight.grad
+    assert gradient is not None
+    gradient = gradient.unflatten(0, (2, 13))  # construct; valence, arousal, two spreads, nine emotions
+    assert not gradient[other].any()
+    assert gradient[construct, 1].any()  # arousal
+    assert not gradient[construct, 0].any()  # nobody rated valence
+    assert not gradient[construct, 4:].any()
 
 
 def test_windows_with_fewer_pictures_keep_the_newest_and_the_ages_fall_towards_now() -> None:
-    model, cache = tiny_model(), small_cache()
-    audio = emotion.hear(model, cache)
-    rng, fewer = np.random.default_rng(0), 0
-    for _ in range(10):
-        batch = emotion.adapter_batch(model, cache, audio, np.arange(5), rng)
-        mask, age = batch.visual_mask.unflatten(1, (4, 4)), batch.visual_age_s.unflatten(1, (4, 4))
+    _, cache, rows = small_rows()
+    fewer = 0
+    for step in range(10):
+        collated = rows.collate(range(5 * step, 5 * step + 5))
+        batch = collated["rows"]
+        mask = batch.visual_mask[10:].unflatten(1, (4, 4))
+        age = batch.visual_age_s[10:].unflatten(1, (4, 4))
         assert (mask == mask[..., :1]).all()  # a picture is there with all its tokens
         assert (age == age[..., :1]).all()
         assert mask[:, -1].all()
         assert (mask[:, 1:, 0] >= mask[:, :-1, 0]).all()
-        torch.testing.assert_close(age[:, :-1, 0] - age[:, 1:, 0], torch.full((5, 3), 0.4))
+        torch.testing.assert_close(age[:, :-1, 0] - age[:, 1:, 0], torch.full((5, 3), 0.4, dtype=age.dtype))
         assert ((age[:, -1] >= 0) & (age[:, -1] < 0.1)).all()
         fewer += int((~mask).any())
-        for row in range(5):
-            work = cache.works[row]
+        for row, window in enumerate(collated["windows"]):
+            work = cache.works[window]
             torch.testing.assert_close(batch.affect[row], torch.tensor([work.valence, work.arousal]).float())
     assert fewer > 0
+
+
+def test_without_token_ages_every_token_is_of_now() -> None:
+    _, _, rows = small_rows(rated_set("visual", 0), token_ages=False)
+    batch = rows.collate(range(5))["rows"]
+    assert not batch.audio_age_s.any()
+    assert not batch.visual_age_s.any()
 
 
 def test_an_audio_tokens_age_is_that_of_its_end() -> None:
@@ -281,32 +341,88 @@ def test_stage_1_starts_at_the_scale_of_the_visual_tokens(runs: Runs) -> None:
 
 
 def test_augmentation_leaves_its_input_alone_and_stays_weak() -> None:
-    mel = torch.randn(6, 50, AST_LOG_MEL.n_mels)
-    before = mel.clone()
-    changed = vg_align.augmented(mel, np.random.default_rng(0))
-    assert torch.equal(mel, before)
-    shift = (changed - mel).flatten(1).median(dim=1).values
-    assert (shift.abs() <= 0.05 + 1e-6).all()
+    rng = np.random.default_rng(0)
+    mel = rng.standard_normal((6, 50, AST_LOG_MEL.n_mels)).astype(np.float32)
+    before = mel.copy()
+    changed = np.stack([vg_align.augmented(row, rng) for row in mel])
+    assert np.array_equal(mel, before)
+    shift = np.median((changed - mel).reshape(6, -1), axis=1)
+    assert (np.abs(shift) <= 0.05 + 1e-6).all()
     assert len(set(shift.tolist())) == 6
-    masked = ((changed - mel - shift[:, None, None]).abs() > 1e-5).float().mean()
+    masked = (np.abs(changed - mel - shift[:, None, None]) > 1e-5).mean()
     assert 0 < masked < 9 / 50 + 3 / 128
 
 
-def test_the_disposable_head_is_taught_only_what_the_teacher_named() -> None:
-    readout = torch.zeros(3, len(CONTENT_CLASSES) + 2)
-    nothing = vg_align.Views(torch.tensor([-1, -1, -1]), torch.full((3, 2), torch.nan))
-    assert vg_align.view_loss(readout, nothing, [0, 1, 2]).item() == 0.0
-    one = vg_align.Views(
-        torch.tensor([-1, 4, -1]), torch.tensor([[torch.nan, torch.nan], [0.8, torch.nan], [0.4, 0.4]])
-    )
-    expected = 0.3 * math.log(len(CONTENT_CLASSES)) + 2 * 0.8**2
-    assert vg_align.view_loss(readout[:2], one, [0, 1]).item() == pytest.approx(expected, rel=1e-5)
+def test_the_disposable_head_is_taught_only_what_the_teacher_saw() -> None:
+    model, cache = tiny_model(), small_cache()
+    views = Views(torch.tensor([-1, 4, -1, 4, 4]), torch.ones(5, dtype=torch.bool), torch.full((5, 2), 0.8))
+    alignment = vg_align.Alignment(model, vg_align.School(cache, [], views, []), tiny_config())
+    with torch.no_grad():
+        alignment.auxiliary.out.weight.zero_()
+        alignment.auxiliary.out.bias.zero_()
+    heard, matched = torch.randn(2, 5, 64), torch.tensor([False, False])
+    assert alignment.view_loss(heard, [0, 2], matched).item() == 0.0  # it named no class, and no feeling is matched
+    named = 0.3 * math.log(len(CONTENT_CLASSES))
+    assert alignment.view_loss(heard, [1, 3], matched).item() == pytest.approx(named, rel=1e-5)
+    felt = alignment.view_loss(heard, [1, 3], torch.tensor([True, False])).item()
+    assert felt == pytest.approx(named + 4 * 0.8**2, rel=1e-5)
 
 
 def test_the_teachers_views_are_its_own_answers(runs: Runs) -> None:
     [file] = (runs.whole / "align.training").glob("views-*.safetensors")
-    index = load_file(file)["index"]
-    assert index.shape[0] == 3
-    assert index.min() >= -1
-    assert index[0].max() < len(CONTENT_CLASSES)
-    assert index[1:].max() < len(prompts.VALENCE_WORDS)
+    views = Views(**load_file(file))
+    model = load_checkpoint(runs.whole / "align")
+    cache = cached_windows(model, hashes(runs.whole / "base")["base"], "train", 6, 0, runs.whole)
+    assert views.content.min() >= -1
+    assert views.content.max() < len(CONTENT_CLASSES)
+    media = model.media_embeddings(visual_tokens(cache, range(6), 2), None, 6)
+    expected = mean_level(model, media, prompts.VALENCE.text, prompts.VALENCE_WORDS)
+    torch.testing.assert_close(views.affect[:, 0], expected)
+    assert (views.affect.abs() <= 0.8).all()  # between the lowest level's middle and the highest's
+
+
+def test_a_clip_is_incoherent_when_the_teacher_would_begin_its_answers_differently() -> None:
+    one, other = torch.tensor([[0.9, 0.1, 0.0]]), torch.tensor([[0.0, 0.1, 0.9]])
+    assert jensen_shannon_bits(one, one).item() == pytest.approx(0, abs=1e-7)
+    expected = jensenshannon(one[0].numpy(), other[0].numpy(), base=2) ** 2
+    assert jensen_shannon_bits(one, other).item() == pytest.approx(expected, rel=1e-5)
+    model = tiny_model()
+    media = model.media_embeddings(torch.randn(2, 4, 64), None, 2)
+    begun = first_token_distribution(model, media, "What is this?")
+    question = model.embed(torch.tensor(model.token_ids(model.template.question_text("What is this?"))))
+    sequence = torch.cat([media, question.expand(2, -1, -1)], dim=1)
+    with torch.no_grad():
+        logits = model.base.lm_head(model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[:, -1])
+    torch.testing.assert_close(begun, logits.softmax(-1), atol=1e-5, rtol=1e-4)
+
+
+def test_controls_break_the_pairs_and_recordings_meet_their_class() -> None:
+    model, cache = tiny_model(), small_cache()
+    views = Views(torch.zeros(5, dtype=torch.long), torch.ones(5, dtype=torch.bool), torch.zeros(5, 2))
+    lessons = [Lesson(window, 1, prompts.CONTENT.text, "x") for window in range(5)]
+    present = {work.content for work in cache.works}
+    recordings = [
+        Recording(CONTENT_CLASSES.index(name), np.random.default_rng(0).standard_normal((70, 32)).astype(np.float32))
+        for name in sorted(present)
+    ]
+    config = tiny_config("align.optimisation.batch=40", "align.recordings_share=0.5")
+    school = vg_align.School(cache, lessons, views, recordings)
+    pairs = vg_align.Pairs(school, config, model.config.front_end)
+    batch = pairs.collate(range(40))
+    matched = ~batch["synchronised"]
+    assert 5 < matched.sum() < 35
+    normal = [cache.log_mel[lesson.window].float().numpy() for lesson in batch["lessons"]]
+
+    def distance(which: object) -> float:
+        return float(np.mean([np.median(np.abs(a - b)) for a, b, s in zip(which, normal, batch["synchronised"], strict=True) if s]))
+
+    assert distance(batch["log_mel"].numpy()) < 0.06  # the clip's own sound, but for the gain
+    for pairing in ("shuffled", "shifted"):
+        config = replace(config, align=replace(config.align, pairing=pairing))
+        broken = vg_align.Pairs(school, config, model.config.front_end).collate(range(40))
+        assert distance(broken["log_mel"].numpy()) > 0.3
+
+
+def test_an_unknown_pairing_is_refused() -> None:
+    with pytest.raises(UserError, match="pairing must be synchronised, shifted or shuffled"):
+        tiny_config('align.pairing="swapped"')

@@ -6,6 +6,7 @@ the device keeps it in the KV cache. The template is SmolVLM's, with the media i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -27,23 +28,45 @@ class PromptTemplate:
 
 @dataclass(frozen=True)
 class StandardQuestion:
-    """``task``: content or emotion. ``audible``: is the answer in the sound at all? Only then sight may teach it to the ear."""
+    """``task``: content or emotion. ``audible``: is the answer in the sound at all? Only then sight may teach it to the ear.
+    ``paraphrases``: other wordings of the same question."""
 
     text: str
     task: str
     audible: bool
+    paraphrases: tuple[str, ...] = ()
 
 
-CONTENT = StandardQuestion("What is this?", "content", audible=True)
+CONTENT = StandardQuestion(
+    "What is this?", "content", audible=True,
+    paraphrases=(
+        "What do you see?", "What do you hear?", "What is shown?", "What can be heard?", "What is making this sound?",
+        "Which sound is this?", "What does the picture show?",
+    ),
+)  # fmt: skip
 PALETTE = StandardQuestion("Which colors does it have?", "content", audible=False)
-AROUSAL = StandardQuestion("How calm or stirring is it?", "emotion", audible=True)
-VALENCE = StandardQuestion("How pleasant or unpleasant is it?", "emotion", audible=True)
-EMOTION = StandardQuestion("Which emotion does it express?", "emotion", audible=True)
+AROUSAL = StandardQuestion(
+    "How calm or stirring is it?", "emotion", audible=True,
+    paraphrases=("How arousing is it?", "How calm or excited does it feel?"),
+)  # fmt: skip
+VALENCE = StandardQuestion(
+    "How pleasant or unpleasant is it?", "emotion", audible=True,
+    paraphrases=("How positive or negative is it?", "How pleasant does it feel?"),
+)  # fmt: skip
+EMOTION = StandardQuestion(
+    "Which emotion does it express?", "emotion", audible=True,
+    paraphrases=("What emotion does it evoke?", "Which feeling does it convey?", "What does it make you feel?"),
+)  # fmt: skip
 CAPTION = StandardQuestion("Describe it.", "emotion", audible=True)
 STANDARD_QUESTIONS = (CONTENT, PALETTE, AROUSAL, VALENCE, EMOTION, CAPTION)
 
 VALENCE_WORDS = ("very unpleasant", "unpleasant", "neutral", "pleasant", "very pleasant")
 AROUSAL_WORDS = ("very calm", "calm", "moderate", "stirring", "very stirring")
+
+
+def listed_question(question: str, options: Sequence[str]) -> str:
+    """The question with its options in the prompt: the second scoring, answered by greedy generation."""
+    return f"{question} Choose: {', '.join(options)}."
 
 
 def level_word(value: float, words: tuple[str, ...]) -> str:
@@ -52,12 +75,13 @@ def level_word(value: float, words: tuple[str, ...]) -> str:
     return words[min(max(index, 0), len(words) - 1)]
 
 
+_UNCOUNTED = ("fire crackling", "rain", "sea waves", "strings")  # take no article
+
+
 def caption(content: str, valence: float, arousal: float) -> str:
     """One sentence on content and affect, for example "a rooster, stirring and pleasant"."""
-    article = "an" if content[0] in "aeiou" else "a"
-    return (
-        f"{article} {content}, {level_word(arousal, AROUSAL_WORDS)} and {level_word(valence, VALENCE_WORDS)}"
-    )
+    article = "" if content in _UNCOUNTED else "an " if content[0] in "aeiou" else "a "
+    return f"{article}{content}, {level_word(arousal, AROUSAL_WORDS)} and {level_word(valence, VALENCE_WORDS)}"
 
 
 def palette(warmth: float, brightness: float) -> str:

@@ -7,14 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from vaemotion.contract import prompts
-from vaemotion.contract.emotions import EMOTIONS
+from vaemotion.contract.emotions import EMOTIONS, emotion_distribution
 from vaemotion.contract.front_end import Clip
 from vaemotion.contract.prompts import StandardQuestion
+from vaemotion.data.line_shapes import LineShape
 from vaemotion.data.procedural_art import CONTENT_CLASSES, Work, draw_frame, synthesise
 
+LINE_CONTENT = "abstract shape"
 
-def true_answer(work: Work, question: StandardQuestion) -> str:
-    """The answer in words."""
+
+def true_answer(work: Work | LineShape, question: StandardQuestion) -> str:
+    """The answer in words. Raises ValueError for the colours of a line shape."""
+    if isinstance(work, LineShape):
+        return _answer_of_line(work, question)
     if question == prompts.CONTENT:
         return work.content
     if question == prompts.PALETTE:
@@ -28,17 +33,61 @@ def true_answer(work: Work, question: StandardQuestion) -> str:
     return prompts.caption(work.content, work.valence, work.arousal)
 
 
+def _answer_of_line(shape: LineShape, question: StandardQuestion) -> str:
+    if question == prompts.PALETTE:
+        raise ValueError("a line shape has no palette to ask for")
+    if question == prompts.EMOTION:
+        return EMOTIONS[int(np.argmax(emotion_distribution(shape.valence, shape.arousal)))]
+    answers = {
+        prompts.CONTENT: LINE_CONTENT,
+        prompts.AROUSAL: prompts.level_word(shape.arousal, prompts.AROUSAL_WORDS),
+        prompts.VALENCE: prompts.level_word(shape.valence, prompts.VALENCE_WORDS),
+        prompts.CAPTION: prompts.caption(LINE_CONTENT, shape.valence, shape.arousal),
+    }
+    return answers[question]
+
+
 def choose_question(rng: np.random.Generator, shares: Mapping[StandardQuestion, float]) -> StandardQuestion:
     """A question with probability proportional to its share."""
     questions, weights = list(shares), np.array(list(shares.values()))
     return questions[int(rng.choice(len(questions), p=weights / weights.sum()))]
 
 
+def worded(rng: np.random.Generator, question: StandardQuestion) -> str:
+    """The question in one of its wordings; half the time the standard one."""
+    if not question.paraphrases or rng.random() < 0.5:
+        return question.text
+    return question.paraphrases[int(rng.integers(len(question.paraphrases)))]
+
+
+def answers_of(question: StandardQuestion) -> tuple[str, ...]:
+    """All answers that a question of a closed set can have; empty for the others."""
+    closed = {
+        prompts.CONTENT: CONTENT_CLASSES,
+        prompts.AROUSAL: prompts.AROUSAL_WORDS,
+        prompts.VALENCE: prompts.VALENCE_WORDS,
+        prompts.EMOTION: EMOTIONS,
+    }
+    return closed.get(question, ())
+
+
+def with_listed_options(rng: np.random.Generator, question: StandardQuestion, text: str, answer: str) -> str:
+    """``text`` with some of the question's answers to choose from, ``answer`` among them, in any order."""
+    others = [option for option in answers_of(question) if option != answer]
+    if not others:
+        return text
+    count = int(rng.integers(1, len(others) + 1))
+    options = [answer, *(others[int(i)] for i in rng.permutation(len(others))[:count])]
+    return prompts.listed_question(text, [options[int(i)] for i in rng.permutation(len(options))])
+
+
 def tokenizer_corpus() -> list[str]:
     """Every question and answer that the procedural world can produce."""
     template = prompts.PromptTemplate()
     lines = [template.prefix]
-    lines += [template.question_text(q.text) for q in prompts.STANDARD_QUESTIONS]
+    for question in prompts.STANDARD_QUESTIONS:
+        lines += [template.question_text(text) for text in (question.text, *question.paraphrases)]
+        lines += [prompts.listed_question(question.text, answers_of(question))]
     answers = [*CONTENT_CLASSES, *EMOTIONS, *prompts.VALENCE_WORDS, *prompts.AROUSAL_WORDS]
     answers += [prompts.palette(w, b) for w in (-1, 1) for b in (-1, 1)]
     levels = np.linspace(-0.9, 0.9, 5)

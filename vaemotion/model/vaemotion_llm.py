@@ -51,6 +51,15 @@ class VAEmotionLLM(nn.Module):
         return self.base.config.text_config.hidden_size
 
     @property
+    def vocabulary(self) -> int:
+        """How many logits there are."""
+        return self.base.config.text_config.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
     def stop_id(self) -> int:
         return self.token_ids(self.template.stop)[0]
 
@@ -77,11 +86,11 @@ class VAEmotionLLM(nn.Module):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = True
             answer_mask[row, question_length : len(tokens)] = True
-        return TextBatch(ids, mask, answer_mask)
+        return TextBatch(*(part.to(self.device) for part in (ids, mask, answer_mask)))
 
     def media_embeddings(self, visual: Tensor | None, audio: Tensor | None, batch: int) -> Tensor:
         """Prefix and media, (B, P, D): visual (B, N_v, D) and audio tokens (B, N_a, D), either may be None."""
-        prefix = self.embed(torch.tensor(self.token_ids(self.template.prefix)))
+        prefix = self.embed(torch.tensor(self.token_ids(self.template.prefix), device=self.device))
         parts = [prefix.expand(batch, -1, -1)]
         if visual is not None:
             parts.append(visual)
@@ -112,10 +121,10 @@ class VAEmotionLLM(nn.Module):
         self, media: Tensor, question: str, *, max_tokens: int = 24, temperature: float = 0.0
     ) -> list[str]:
         """Answers to one question for each row of media (B, P, D); greedy at temperature 0, else sampled."""
-        ids = torch.tensor(self.token_ids(self.template.question_text(question)))
+        ids = torch.tensor(self.token_ids(self.template.question_text(question)), device=self.device)
         step = torch.cat([media, self.embed(ids).expand(media.shape[0], -1, -1)], dim=1)
         cache, tokens = None, []
-        finished = torch.zeros(media.shape[0], dtype=torch.bool)
+        finished = torch.zeros(media.shape[0], dtype=torch.bool, device=self.device)
         for _ in range(max_tokens):
             out = self.base.model.text_model(inputs_embeds=step, past_key_values=cache, use_cache=True)
             cache = out.past_key_values

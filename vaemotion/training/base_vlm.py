@@ -5,25 +5,38 @@ It stands where a pretrained SmolVLM2 would: it sees, answers and is frozen from
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from vaemotion.contract import prompts
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
-from vaemotion.data.instructions import choose_question, tokenizer_corpus, true_answer
-from vaemotion.data.procedural_art import CONTENT_CLASSES, Work, draw_frame, sample_work, work_seed
+from vaemotion.data.instructions import (
+    LINE_CONTENT,
+    choose_question,
+    tokenizer_corpus,
+    true_answer,
+    with_listed_options,
+    worded,
+)
+from vaemotion.data.line_shapes import MEASURES, LineShape, draw_line_shape, sample_line_shape
+from vaemotion.data.procedural_art import CONTENT_CLASSES, VISIBLE, Work, draw_frame, sample_work, work_seed
 from vaemotion.model.checkpoint import COMPONENT_DTYPE, round_in_place, save_checkpoint
 from vaemotion.model.checkpoint_config import ModelConfig
 from vaemotion.model.tokenizer import END_OF_TEXT_ID, SPECIAL_TOKENS, train_tokenizer
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
-from vaemotion.training.config import BaseStage, TrainingConfig, VlmSize, read_training_config
-from vaemotion.training.loop import fit
+from vaemotion.training.config import TrainingConfig, VlmSize, read_training_config
+from vaemotion.training.loop import Objective, Parts, fit
+from vaemotion.training.losses import answer_loss, masked_squared_error
 
 QUESTION_SHARES = {
     prompts.CONTENT: 0.4,
@@ -41,7 +54,8 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     config = read_training_config(config_file, overrides)
     out = out or Path(config.runs) / "base"
     model = new_model(config)
-    if run(model, config, out.with_name(out.name + ".training"), resume):
+    complete = run(model, config, out.with_name(out.name + ".training"), resume)
+    if complete and PartialState().is_main_process:
         round_in_place(model.base, COMPONENT_DTYPE["base"])
         save_checkpoint(model, out, {"name": config.name, "base": config.to_dict()}, config.licence)
 
@@ -106,66 +120,105 @@ def frames_at(work: Work, now_s: float, count: int, front_end: FrontEnd) -> Tens
     return torch.from_numpy(np.stack([prepare_frame(draw_frame(work, t), front_end.image) for t in times]))
 
 
-def draw_batch(config: TrainingConfig, stage: BaseStage, step: int) -> dict[str, Any]:
-    """Batch number ``step``: one frame count for all samples, so that nothing is padded but text."""
-    rng = np.random.default_rng([config.seed, 1, step])
+@dataclass(frozen=True)
+class Targets:
+    """What the disposable head is taught of one sample; NaN where there is nothing: valence and arousal, the visible factors
+    of a work, the measures of a line."""
+
+    content: int
+    values: tuple[float, ...]
+
+
+def targets_of(work: Work | LineShape) -> Targets:
+    """See ``Targets``."""
+    if isinstance(work, LineShape):
+        unknown = (math.nan,) * len(VISIBLE)
+        return Targets(CONTENT_CLASSES.index(LINE_CONTENT), (work.valence, work.arousal, *unknown, *work.measures))
+    factors = tuple(getattr(work.factors, name) for name in VISIBLE)
+    unknown = (math.nan,) * len(MEASURES)
+    return Targets(CONTENT_CLASSES.index(work.content), (work.valence, work.arousal, *factors, *unknown))
+
+
+def collate(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, Any]:
+    """The samples of these numbers. All samples of a step have one count of pictures and list their options, or none does, so
+    that little is padded."""
+    stage = config.base
+    step_rng = np.random.default_rng([config.seed, 1, numbers[0] // stage.optimisation.batch])
     weights = np.array(stage.frame_count_weights)
-    count = int(rng.choice(np.array(stage.frame_counts), p=weights / weights.sum()))
-    samples = min(stage.optimisation.batch, max(1, stage.frames_per_batch // count))
-    front_end = FrontEnd(config.log_mel, config.image, config.windows)
-    first = step * stage.optimisation.batch
-    works = [sample_work(work_seed("train", first + i)) for i in range(samples)]
-    earliest = (count - 1) * config.windows.frame_spacing_s
-    pixels = [
-        frames_at(work, float(rng.uniform(earliest, max(earliest, LATEST_S))), count, front_end)
-        for work in works
-    ]
-    questions = [choose_question(rng, QUESTION_SHARES) for _ in works]
+    count = int(step_rng.choice(np.array(stage.frame_counts), p=weights / weights.sum()))
+    listed = bool(step_rng.random() < stage.listed_share)
+    samples = [_sample(config, number, count, listed) for number in numbers]
+    pixels, questions, answers, targets = zip(*samples, strict=True)
     return {
         "pixels": torch.stack(pixels),  # (B, count, 3, side, side)
-        "questions": [q.text for q in questions],
-        "answers": [true_answer(w, q) for w, q in zip(works, questions, strict=True)],
-        "content": torch.tensor([CONTENT_CLASSES.index(w.content) for w in works]),
-        "affect": torch.tensor([[w.valence, w.arousal] for w in works]),
+        "questions": list(questions),
+        "answers": list(answers),
+        "content": torch.tensor([t.content for t in targets]),
+        "values": torch.tensor([t.values for t in targets]),
     }
 
 
+def _sample(config: TrainingConfig, number: int, count: int, listed: bool) -> tuple[Tensor, str, str, Targets]:
+    """Pictures (count, 3, side, side), question, answer and targets of one sample."""
+    rng = np.random.default_rng([config.seed, 9, number])
+    front_end = FrontEnd(config.log_mel, config.image, config.windows)
+    seed = work_seed("train", number)
+    if count == 1 and rng.random() < config.base.line_share:
+        work: Work | LineShape = sample_line_shape(seed)
+        pixels = torch.from_numpy(prepare_frame(draw_line_shape(work), front_end.image))[None]
+        shares = {question: share for question, share in QUESTION_SHARES.items() if question != prompts.PALETTE}
+    else:
+        work, shares = sample_work(seed), QUESTION_SHARES
+        earliest = (count - 1) * config.windows.frame_spacing_s
+        pixels = frames_at(work, float(rng.uniform(earliest, max(earliest, LATEST_S))), count, front_end)
+    question = choose_question(rng, shares)
+    text, answer = worded(rng, question), true_answer(work, question)
+    if listed:
+        text = with_listed_options(rng, question, text, answer)
+    return pixels, text, answer, targets_of(work)
+
+
 class AuxiliaryHead(nn.Module):
-    """Disposable: content class and valence/arousal from mean and maximum of the visual tokens, (B, N_v, D) → (B, classes + 2).
+    """Disposable: content class and values from mean and maximum of tokens, (B, N, D) → (B, classes), (B, values).
     It nearly doubles early learning."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, values: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(2 * width)
-        self.out = nn.Linear(2 * width, len(CONTENT_CLASSES) + 2)
+        self.out = nn.Linear(2 * width, len(CONTENT_CLASSES) + values)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.out(self.norm(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)))
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        readout = self.out(self.norm(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)))
+        return readout[:, : len(CONTENT_CLASSES)], readout[:, len(CONTENT_CLASSES) :]
+
+
+class BaseObjective(Objective):
+    """Cross-entropy of the answers from the pictures, and the disposable head's losses."""
+
+    def __init__(self, model: VAEmotionLLM, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model, self.stage = model, config.base
+        torch.manual_seed(config.seed + 1)
+        self.auxiliary = AuxiliaryHead(model.width, 2 + len(VISIBLE) + len(MEASURES))
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Parts]:
+        model, size = self.model, len(batch["questions"])
+        tokens = model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (size, -1)).flatten(1, 2)  # (B, N_v, D)
+        text = model.text_batch(batch["questions"], batch["answers"])
+        logits = model.answer_logits(model.media_embeddings(tokens, None, size), text)
+        answer = answer_loss(logits, text.ids[text.answer])
+        classes, values = self.auxiliary(tokens)
+        content = answer_loss(classes, batch["content"])
+        value = masked_squared_error(values, batch["values"])
+        total = answer + self.stage.auxiliary_weight * (content + 2 * value)
+        return total, {"answer": answer, "content": content, "values": value}
 
 
 def run(
     model: VAEmotionLLM, config: TrainingConfig, out: Path, resume: bool, stop_after: int | None = None
 ) -> bool:
     """Train the base in place; True when complete (see ``loop.fit``)."""
-    stage = config.base
-    torch.manual_seed(config.seed + 1)
-    auxiliary = AuxiliaryHead(model.width)
-
-    def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
-        batch_size = len(batch["questions"])
-        tokens = (
-            model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (batch_size, -1)).flatten(1, 2)
-        )  # (B, N_v, D)
-        text = model.text_batch(batch["questions"], batch["answers"])
-        logits = model.answer_logits(model.media_embeddings(tokens, None, batch_size), text)
-        answer = F.cross_entropy(logits.float(), text.ids[text.answer])
-        readout = auxiliary(tokens)
-        content = F.cross_entropy(readout[:, :-2], batch["content"])
-        affect = F.mse_loss(readout[:, -2:], batch["affect"].float())
-        total = answer + stage.auxiliary_weight * (content + affect)
-        return total, {"answer": answer.item(), "content": content.item(), "affect": affect.item()}
-
     return fit(
-        "base", [model.base, auxiliary], lambda step: draw_batch(config, stage, step), loss, stage.optimisation, out,
+        "base", BaseObjective(model, config), partial(collate, config), config.base.optimisation, out,
         seed=config.seed, resume=resume, identity=config.identity("base"), stop_after=stop_after,
     )  # fmt: skip

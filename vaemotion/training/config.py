@@ -38,10 +38,12 @@ class VlmSize:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW with warm-up and cosine decay. ``batch``: samples in a step over all processes. ``save_every`` steps."""
+    """AdamW with warm-up and cosine decay. ``batch``: samples in a step over all processes, in ``accumulate`` passes of equal size.
+    ``save_every`` steps."""
 
     steps: int = 1000
     batch: int = 48
+    accumulate: int = 1
     learning_rate: float = 8e-4
     weight_decay: float = 0.05
     warmup_steps: int = 50
@@ -54,44 +56,60 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class BaseStage:
-    """The vision-language model. ``auxiliary_weight``: of the disposable class and valence/arousal head on the tower."""
+    """The vision-language model. ``auxiliary_weight``: of the disposable head on the tower (class, valence and arousal, visible
+    factors); ``line_share``: of line drawings among single pictures; ``listed_share``: of the steps, in which questions list options."""
 
     optimisation: Optimisation = field(default_factory=Optimisation)
     frame_counts: tuple[int, ...] = (1, 2, 4)
     frame_count_weights: tuple[float, ...] = (0.7, 0.22, 0.08)
-    frames_per_batch: int = 96  # batches of longer windows hold fewer samples
     auxiliary_weight: float = 0.5
+    line_share: float = 0.3
+    listed_share: float = 0.12
 
 
 @dataclass(frozen=True)
 class AlignStage:
-    """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees; ``auxiliary_weight``: of the
-    disposable head on the audio tokens that is taught what the teacher saw."""
+    """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees; ``recordings``: manifest of
+    recordings that are paired with clips of their class (empty: none), and their share of the samples; ``auxiliary_weight``: of the
+    disposable head on the audio tokens that is taught what the teacher saw; ``pairing``: the controls are ``shifted`` (the sound
+    of another moment) and ``shuffled`` (the sound of another clip)."""
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=1e-3))
     works: int = 6000
     frame_counts: tuple[int, ...] = (1, 2, 4)
     temperature: float = 1.5
+    kd_weight: float = 1.0
     ce_weight: float = 0.5
     auxiliary_weight: float = 1.0
     both_share: float = 1 / 3  # of the steps, in which the student gets [V; A]
     sampled_share: float = 0.5  # of the teacher's answers, sampled at temperature 0.7 instead of greedily
+    recordings: str = ""
+    recordings_share: float = 0.45
+    pairing: str = "synchronised"
+
+    def __post_init__(self) -> None:
+        if self.pairing not in ("synchronised", "shifted", "shuffled"):
+            raise ValueError(f"pairing must be synchronised, shifted or shuffled, got {self.pairing!r}")
 
 
 @dataclass(frozen=True)
 class EmotionStage:
-    """Stage 2. ``language_batch``: samples of each batch that also get the language loss."""
+    """Stage 2. ``ratings``: manifests of rated pictures and sounds; ``language_batch``: samples of each batch that also get the language
+    loss, on a path that ``modality_dropout`` selects (else audio-visual); without ``token_ages`` every token is 0 s old."""
 
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(learning_rate=6e-4, weight_decay=0.1, batch=64)
+        default_factory=lambda: Optimisation(learning_rate=6e-4, weight_decay=0.1, batch=64, workers=0)
     )
     works: int = 6000
+    ratings: tuple[str, ...] = ()
     va_weight: float = 1.0
     nll_weight: float = 0.2
     emotion_weight: float = 0.3
     language_weight: float = 0.3
     language_batch: int = 8
     shrinkage: float = 0.05
+    modality_dropout: bool = True
+    token_ages: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,7 @@ class TrainingConfig:
     licence: str = "Apache-2.0"  # SPDX, of the weights
     seed: int = 0
     runs: str = "runs"
+    media_root: str = ""  # folder that the paths of the manifests named below start from
     log_mel: LogMelConfig = field(default_factory=LogMelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
@@ -177,7 +196,8 @@ def _converted(current: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where} is a section, got {value!r}")
         return _apply(current, value, f"{where}.")
     if isinstance(current, tuple) and isinstance(value, list):
-        return tuple(_converted(current[0], element, where) for element in value)
+        kind = current[0] if current else ""  # an empty default: texts
+        return tuple(_converted(kind, element, where) for element in value)
     if isinstance(current, float) and type(value) is int:
         return float(value)
     if type(current) is not type(value):

@@ -1,8 +1,8 @@
-"""The one training loop: accelerate, progress bar, JSON-lines log, exact resumption.
+"""The one training loop: accelerate, progress bar, TensorBoard and JSON-lines logs, exact resumption.
 
-A step is a pure function of (configuration, step number): its data come from ``batches[step]``, its random numbers from a
-generator seeded with the step. A resumed run therefore equals an uninterrupted one. The state on disk is safetensors
-and JSON: ``accelerate``'s own ``save_state`` pickles the optimizer, and nothing here is ever unpickled.
+Sample i is a pure function of (configuration, i), and step s consists of the samples [s · batch, (s + 1) · batch), however
+many processes share them: a resumed run equals an uninterrupted one, and two processes equal one. The state on disk is
+safetensors and JSON: ``accelerate``'s own ``save_state`` pickles the optimizer, and nothing here is ever unpickled.
 """
 
 from __future__ import annotations
@@ -16,30 +16,48 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from vaemotion.contract.errors import UserError
 from vaemotion.training.config import Optimisation
 
 STATE_FILE = "training_state.safetensors"
+Parts = dict[str, Tensor]
 
 
 class TrainingError(UserError):
     """A training that cannot go on."""
 
 
-Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
+class Objective(nn.Module):
+    """What a stage minimises: ``forward(batch)`` returns the loss and its parts, for the log.
+
+    ``frozen`` parts take part without being trained: they stay in evaluation mode.
+    """
+
+    def __init__(self, *frozen: nn.Module) -> None:
+        super().__init__()
+        self.frozen = frozen  # a tuple: these modules are registered where they belong
+
+    def train(self, mode: bool = True) -> Objective:
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+    def forward(self, batch: Any) -> tuple[Tensor, Parts]:
+        raise NotImplementedError
 
 
 def seeded(*keys: int) -> torch.Generator:
     """A generator for these keys alone (sequence-seeded, so that neighbouring keys do not resemble each other)."""
-    import numpy as np
-
     return torch.Generator().manual_seed(
         int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
     )
@@ -53,19 +71,6 @@ def learning_rate_factor(step: int, config: Optimisation) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class _From(Dataset[Any]):
-    """``batches`` from a step on."""
-
-    def __init__(self, batches: Callable[[int], Any], start: int, stop: int) -> None:
-        self.batches, self.start, self.stop = batches, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> Any:
-        return self.batches(self.start + index)
-
-
 def _one_thread(_: int) -> None:
     import cv2
 
@@ -75,9 +80,8 @@ def _one_thread(_: int) -> None:
 
 def fit(
     title: str,
-    modules: Sequence[nn.Module],
-    batches: Callable[[int], Any],
-    loss: Loss,
+    objective: Objective,
+    collate: Callable[[Sequence[int]], Any],
     config: Optimisation,
     out: Path,
     *,
@@ -86,55 +90,87 @@ def fit(
     identity: str = "",
     stop_after: int | None = None,
 ) -> bool:
-    """Train ``modules`` with ``loss(batches(step))`` for ``config.steps`` steps.
+    """Minimise ``objective(collate(sample numbers))`` for ``config.steps`` steps of ``config.batch`` samples.
 
-    ``batches`` may run in worker processes. State and log lie in ``out``; ``stop_after`` ends early, as an interruption
-    would, and the return value says whether the training is complete. ``identity`` describes everything that the result
-    depends on besides; a state that was written under another is refused.
+    ``collate`` may run in worker processes, and gets the numbers of this process's share of a batch. State and logs lie in
+    ``out``; ``stop_after`` ends early, as an interruption would, and the return value says whether the training is complete.
+    ``identity`` describes everything that the result depends on besides; a state that was written under another is refused.
+    Start several processes with ``accelerate launch``.
     """
-    accelerator = Accelerator(mixed_precision=config.precision)
-    holder = nn.ModuleList(modules)
-    parameters = [p for p in holder.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(_decay_groups(holder, config), lr=config.learning_rate, betas=(0.9, 0.95))
+    accelerator = _accelerator(config, out)
+    micro = _micro_batch(title, config, accelerator.num_processes)
+    optimizer = torch.optim.AdamW(_decay_groups(objective, config), lr=config.learning_rate, betas=(0.9, 0.95))
     out.mkdir(parents=True, exist_ok=True)
-    if not resume:
+    if not resume and accelerator.is_main_process:
         (out / STATE_FILE).unlink(missing_ok=True)
-    start = min(load_state(out, holder, optimizer, identity), config.steps)
-    log_file = out / "log.jsonl"
-    _trim_log(log_file, start)
-    optimizer = accelerator.prepare(optimizer)
+    accelerator.wait_for_everyone()
+    start = min(load_state(out, objective, optimizer, identity), config.steps)
     stop = min(config.steps, start + stop_after) if stop_after is not None else config.steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: learning_rate_factor(start + k, config))
     loader = DataLoader(
-        _From(batches, start, stop), batch_size=None, num_workers=config.workers, worker_init_fn=_one_thread,
-        prefetch_factor=4 if config.workers else None,
+        range(start * config.batch, stop * config.batch), batch_size=micro, collate_fn=collate,  # type: ignore[arg-type]
+        num_workers=config.workers, worker_init_fn=_one_thread, prefetch_factor=4 if config.workers else None,
     )  # fmt: skip
-    holder.train()
-    with _progress(accelerator) as progress, log_file.open("a") as log:
+    prepared, optimizer, schedule, loader = accelerator.prepare(objective, optimizer, schedule, loader)
+    prepared.train()
+    with _progress(accelerator) as progress, _Log(accelerator, out, start) as log:
         task = progress.add_task(title, total=config.steps, completed=start, loss=float("nan"))
         began = time.monotonic()
-        for step, batch in enumerate(loader, start):
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=seeded(seed, step)).item()))
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-            with accelerator.autocast():
-                value, parts = loss(batch)
-            if not torch.isfinite(value):
-                raise TrainingError(
-                    f"{title}: the loss is {value.item()} at step {step}; lower the learning rate"
-                )
-            accelerator.backward(value)
-            accelerator.clip_grad_norm_(parameters, config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            progress.update(task, advance=1, loss=value.item())
+        for number, batch in enumerate(loader):
+            step = start + number // config.accumulate
+            torch.manual_seed(_noise_seed(seed, step, number % config.accumulate, accelerator.process_index))
+            with accelerator.accumulate(prepared):
+                value, parts = prepared(batch)
+                if not torch.isfinite(value):
+                    raise TrainingError(
+                        f"{title}: the loss is {value.item()} at step {step}; lower the learning rate"
+                    )
+                accelerator.backward(value)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(objective.parameters(), config.clip_norm)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue
             done = step + 1
+            progress.update(task, advance=1, loss=value.item())
             if done % config.log_every == 0 or done == stop:
                 rate = (done - start) / (time.monotonic() - began)
-                _log(log, {"step": done, "loss": value.item(), **parts, "steps_per_s": rate})
-            if done % config.save_every == 0 or done == stop:
-                save_state(out, holder, optimizer, done, identity)
-    holder.eval()
+                log.write(done, {"loss": value.detach(), **parts}, rate)
+            if (done % config.save_every == 0 or done == stop) and accelerator.is_main_process:
+                save_state(out, objective, optimizer, done, identity)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    objective.to("cpu").eval()
     return stop >= config.steps
+
+
+def _accelerator(config: Optimisation, out: Path) -> Accelerator:
+    AcceleratorState._reset_state()  # the last stage of this process may have had another precision
+    # A step in which a path is not asked leaves its weights without gradient.
+    return Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with="tensorboard",
+        project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def _micro_batch(title: str, config: Optimisation, processes: int) -> int:
+    """Samples of all processes between two backward passes."""
+    if config.batch % (config.accumulate * processes):
+        raise TrainingError(
+            f"{title}: a batch of {config.batch} cannot be shared by {processes} processes with {config.accumulate} "
+            f"accumulated passes; set optimisation.batch to a multiple of {config.accumulate * processes}"
+        )
+    return config.batch // config.accumulate
+
+
+def _noise_seed(*keys: int) -> int:
+    return int(torch.randint(2**62, (1,), generator=seeded(*keys)).item())
 
 
 def _decay_groups(holder: nn.Module, config: Optimisation) -> list[dict[str, Any]]:
@@ -154,9 +190,28 @@ def _progress(accelerator: Accelerator) -> Progress:
     return Progress(*columns, disable=not accelerator.is_main_process)
 
 
-def _log(log: Any, record: dict[str, float]) -> None:
-    log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}) + "\n")
-    log.flush()
+class _Log:
+    """``log.jsonl`` and TensorBoard, written by the main process; figures are means over the processes."""
+
+    def __init__(self, accelerator: Accelerator, out: Path, start: int) -> None:
+        self.accelerator, self.file = accelerator, out / "log.jsonl"
+        if accelerator.is_main_process:
+            _trim_log(self.file, start)
+
+    def __enter__(self) -> _Log:
+        self.accelerator.init_trackers("tensorboard")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.accelerator.end_training()
+
+    def write(self, step: int, figures: Parts, steps_per_s: float) -> None:
+        means: Any = self.accelerator.reduce({k: v.detach().float() for k, v in figures.items()}, "mean")
+        values = {key: round(float(value), 6) for key, value in means.items()}
+        self.accelerator.log(values, step=step)
+        if self.accelerator.is_main_process:
+            with self.file.open("a") as log:
+                log.write(json.dumps({"step": step, **values, "steps_per_s": round(steps_per_s, 3)}) + "\n")
 
 
 def _trim_log(log_file: Path, start: int) -> None:
@@ -175,14 +230,15 @@ def _trim_log(log_file: Path, start: int) -> None:
 
 def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int, identity: str = "") -> None:
     """Trainable weights and the optimizer's moments, atomically."""
-    tensors = {f"weight.{k}": p.detach().clone() for k, p in holder.named_parameters() if p.requires_grad}
+    tensors = {f"weight.{k}": p.detach().cpu().clone() for k, p in holder.named_parameters() if p.requires_grad}
     state = optimizer.state_dict()["state"]
     for index, moments in state.items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).detach().clone() for k, v in moments.items()}
+        tensors |= {
+            f"optimizer.{index}.{k}": torch.as_tensor(v).detach().cpu().clone() for k, v in moments.items()
+        }
     temporary = out / (STATE_FILE + ".tmp")
-    state_of = json.dumps(
-        {"step": step, "identity": _digest(identity)}
-    )  # one entry: safetensors does not order several
+    # one entry: safetensors does not order several
+    state_of = json.dumps({"step": step, "identity": _digest(identity)})
     save_file(tensors, temporary, metadata={"run": state_of})
     os.replace(temporary, out / STATE_FILE)
 
@@ -191,7 +247,7 @@ def weights_digest(module: nn.Module) -> str:
     """Hash of all weights, by which a stage recognises the frozen model that it began on."""
     digest = hashlib.sha256()
     for parameter in module.parameters():
-        digest.update(parameter.detach().contiguous().numpy().tobytes())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

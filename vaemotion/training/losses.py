@@ -13,6 +13,22 @@ from torch import Tensor
 MIN_CCC_LABELS = 32  # below this many valid labels a batch's CCC is too noisy to follow: Huber instead
 
 
+def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
+    """``Σ total / Σ count`` over all processes, times what makes the average of the processes' gradients the gradient of that mean.
+
+    total: scalar sum of this process; count: how many terms it has. 0 where no process has any.
+    """
+    counts = torch.as_tensor(count, dtype=torch.float32, device=total.device)
+    if not _distributed():
+        return total / counts.clamp_min(1)
+    torch.distributed.all_reduce(counts)
+    return total * (torch.distributed.get_world_size() / counts.clamp_min(1))
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def distillation_loss(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """``τ² / |M| · Σ_{t∈M} KL( softmax(z_V,t / τ) ‖ softmax(z_A,t / τ) )``, forward KL (Hinton et al. 2015).
 
@@ -20,7 +36,21 @@ def distillation_loss(teacher_logits: Tensor, student_logits: Tensor, temperatur
     """
     teacher = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return temperature**2 * global_mean(divergence, len(student))
+
+
+def answer_loss(logits: Tensor, targets: Tensor, ignore: int = -100) -> Tensor:
+    """Mean cross-entropy in float32; targets equal to ``ignore`` do not count. logits: (n, classes); targets: (n,)."""
+    total = F.cross_entropy(logits.float(), targets, ignore_index=ignore, reduction="sum")
+    return global_mean(total, (targets != ignore).sum())
+
+
+def masked_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over the entries that have a target (NaN: none). Equal shapes."""
+    known = torch.isfinite(target)
+    error = torch.where(known, prediction.float() - target.nan_to_num(), 0.0)
+    return global_mean((error**2).sum(), known.sum())
 
 
 def ccc(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,7 +64,7 @@ def ccc(prediction: Tensor, target: Tensor) -> Tensor:
 
 def gather_with_gradient(values: Tensor) -> Tensor:
     """(b, ...) of this process → (B, ...) of all, through which gradients flow back; itself when there is one process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _distributed():
         return values
     from torch.distributed.nn.functional import all_gather
 
@@ -66,12 +96,12 @@ def gaussian_nll(prediction: Tensor, spread: Tensor, target: Tensor) -> Tensor:
     valid = torch.isfinite(target)
     error = torch.where(valid, target - prediction, 0.0).float()
     loss = 0.5 * (error / spread.float()) ** 2 + spread.float().log()
-    return torch.where(valid, loss, 0.0).sum() / valid.sum().clamp_min(1)
+    return global_mean(torch.where(valid, loss, 0.0).sum(), valid.sum())
 
 
 def rater_divergence(logits: Tensor, distribution: Tensor) -> Tensor:
     """Mean ``KL(raters ‖ ŷ)``; rows without a distribution (NaN) are masked. logits, distribution: (b, categories)."""
     valid = torch.isfinite(distribution).all(-1)
-    if not valid.any():
-        return logits.sum() * 0.0
-    return F.kl_div(logits[valid].float().log_softmax(-1), distribution[valid].float(), reduction="batchmean")
+    raters = distribution.float().nan_to_num()
+    divergence = F.kl_div(logits.float().log_softmax(-1), raters, reduction="none").sum(-1)  # (b,)
+    return global_mean(torch.where(valid, divergence, 0.0).sum(), valid.sum())

@@ -2,14 +2,11 @@
 
 Teacher and student are the same frozen weights: the teacher reads ``[prompt; V; question; answer]``, the student
 ``[prompt; A; …]`` or, in a third of the steps, ``[prompt; V; A; …]``. The answer is the teacher's own, from sight. No
-label of the sound is ever a target.
+label of the sound is ever a target. Clips about which the teacher contradicts itself are not taught from.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from rich.progress import track
-from safetensors.torch import load_file, save_file
+from accelerate import PartialState
 from torch import Tensor
 
 from vaemotion.contract import prompts
+from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.data.instructions import choose_question
 from vaemotion.data.procedural_art import CONTENT_CLASSES
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
 from vaemotion.model.backbones import AstEncoder
@@ -40,40 +35,11 @@ from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.base_vlm import AuxiliaryHead
 from vaemotion.training.config import AlignStage, TrainingConfig, read_training_config
-from vaemotion.training.loop import fit, seeded, weights_digest
-from vaemotion.training.losses import distillation_loss
+from vaemotion.training.loop import Objective, Parts, fit, seeded, weights_digest
+from vaemotion.training.losses import answer_loss, distillation_loss, masked_squared_error
+from vaemotion.training.recordings import Recording, heard_elsewhere, read_recordings
+from vaemotion.training.teacher import Lesson, Views, teacher_lessons, teacher_views, visual_tokens
 from vaemotion.training.windows_cache import WindowCache, cached_windows
-
-# Only audible questions are distilled: sight can teach the ear only what can be heard. Content *and* affect.
-QUESTION_SHARES = {
-    prompts.CONTENT: 0.3,
-    prompts.AROUSAL: 0.22,
-    prompts.VALENCE: 0.25,
-    prompts.CAPTION: 0.13,
-    prompts.EMOTION: 0.1,
-}
-assert all(question.audible for question in QUESTION_SHARES)
-QUESTIONS_PER_WORK = 3
-SAMPLING_TEMPERATURE = 0.7
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One thing that the teacher said: of which window, from how many of its newest pictures, asked what."""
-
-    window: int
-    frame_count: int
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Views:
-    """What the teacher sees in each window: ``content`` (n,) class index, -1 where its answer is none; ``affect`` (n, 2) valence
-    and arousal, NaN where its answer is no level."""
-
-    content: Tensor
-    affect: Tensor
 
 
 def train(
@@ -85,22 +51,13 @@ def train(
     """
     config = read_training_config(config_file, overrides)
     base_folder, out = Path(config.runs) / "base", out or Path(config.runs) / "align"
-    if vlm is not None:
+    process = PartialState()
+    if vlm is not None and process.is_main_process:
         import_base(vlm, config, base_folder)
+    process.wait_for_everyone()
     weights = None
     if ear is not None:
-        encoder, weights = pretrained_audio_encoder(ear)
-        front_end = FrontEnd(config.log_mel, config.image, config.windows)
-        wanted, given = (
-            (encoder["max_length"], encoder["num_mel_bins"]),
-            (front_end.audio_window_frames, config.log_mel.n_mels),
-        )
-        if wanted != given:
-            raise UsageError(
-                f"{ear} hears {wanted[0]} frames of {wanted[1]} mels, the configuration gives {given[0]} of {given[1]}; "
-                f"set log_mel.n_mels, log_mel.hop_samples and windows.audio_window_s to match"
-            )
-        config = replace(config, audio_encoder=encoder)
+        config, weights = with_pretrained_ear(ear, config)
     model = with_audio_pathway(load_checkpoint(base_folder), config)
     if weights is not None:
         assert model.audio is not None
@@ -109,15 +66,73 @@ def train(
     stored = read_config(base_folder)
     base_hash = stored["components"]["base"]["sha256"]
     working = out.with_name(out.name + ".training")
-    cache = cached_windows(model, base_hash, "train", config.align.works, config.seed, Path(config.runs))
-    lessons = teacher_lessons(model, cache, config, base_hash, working)
-    views = teacher_views(model, cache, base_hash, working)
-    if run(model, cache, lessons, views, config, working, resume):
+    with process.main_process_first():  # the others read what it kept
+        school = prepare(model, config, base_hash, working)
+    if run(model, school, config, working, resume) and process.is_main_process:
         assert model.audio is not None
         round_in_place(model.audio, COMPONENT_DTYPE["audio"])
-        save_checkpoint(model, out, {**stored["lineage"], "align": config.to_dict()}, config.licence)
+        lineage = {**stored["lineage"], "align": {**config.to_dict(), **school.summary()}}
+        save_checkpoint(model, out, lineage, config.licence)
         if read_config(out)["components"]["base"]["sha256"] != base_hash:
             raise UserError("stage 1 changed the base's weights; this is a defect, please report it")
+
+
+@dataclass(frozen=True)
+class School:
+    """All that stage 1 is taught with: procedural windows, the teacher's lessons about them and its views, and recordings
+    whose class chooses the windows that they are paired with. ``data``: identifies the recordings."""
+
+    cache: WindowCache
+    lessons: list[Lesson]
+    views: Views
+    recordings: list[Recording]
+    data: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """For the lineage and the log."""
+        return {
+            "clips": len(self.cache.works),
+            "clips_filtered_as_incoherent": round(self.views.filter_rate, 4),
+            "lessons": len(self.lessons),
+            "recordings": len(self.recordings),
+            "recordings_manifest_sha256": self.data,
+        }
+
+
+def prepare(model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working: Path) -> School:
+    """Compute, or read where it was kept, what the stage is taught with, and say how many clips are filtered out."""
+    stage = config.align
+    cache = cached_windows(model, base_hash, "train", stage.works, config.seed, Path(config.runs))
+    views = teacher_views(model, cache, config, base_hash, working)
+    lessons = [
+        lesson
+        for lesson in teacher_lessons(model, cache, config, base_hash, working)
+        if views.coherent[lesson.window]
+    ]
+    if not lessons:
+        raise UserError("the teacher contradicts itself about every clip; look at the base, or raise align.works")
+    recordings, data = [], ""
+    if stage.recordings:
+        front_end = model.config.front_end
+        recordings = read_recordings(Path(stage.recordings), Path(config.media_root), front_end)
+        data = sha256_of(Path(stage.recordings))
+    school = School(cache, lessons, views, recordings, data)
+    print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in school.summary().items()))
+    return school
+
+
+def with_pretrained_ear(ear: Path, config: TrainingConfig) -> tuple[TrainingConfig, dict[str, Tensor]]:
+    """The configuration with that encoder, and its weights. Raises UsageError when it does not fit the front end."""
+    encoder, weights = pretrained_audio_encoder(ear)
+    front_end = FrontEnd(config.log_mel, config.image, config.windows)
+    wanted = (encoder["max_length"], encoder["num_mel_bins"])
+    given = (front_end.audio_window_frames, config.log_mel.n_mels)
+    if wanted != given:
+        raise UsageError(
+            f"{ear} hears {wanted[0]} frames of {wanted[1]} mels, the configuration gives {given[0]} of {given[1]}; "
+            f"set log_mel.n_mels, log_mel.hop_samples and windows.audio_window_s to match"
+        )
+    return replace(config, audio_encoder=encoder), weights
 
 
 def import_base(folder: Path, config: TrainingConfig, out: Path) -> None:
@@ -143,164 +158,125 @@ def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionL
     return base
 
 
-def teacher_lessons(
-    model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig, base_hash: str, folder: Path
-) -> list[Lesson]:
-    """The teacher's answers, cached as JSON lines under a name that identifies all they depend on."""
-    stage = config.align
-    settings = [
-        base_hash,
-        config.seed,
-        stage.works,
-        stage.frame_counts,
-        stage.sampled_share,
-        QUESTIONS_PER_WORK,
-    ]
-    settings += [[q.text, share] for q, share in QUESTION_SHARES.items()]
-    file = folder / f"lessons-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}.jsonl"
-    if file.exists():
-        return [Lesson(**json.loads(line)) for line in file.read_text().splitlines()]
-    plan: dict[tuple[int, str, bool], list[int]] = {}
-    for window, work in enumerate(cache.works):
-        rng = np.random.default_rng([config.seed, 4, work.seed])
-        for _ in range(QUESTIONS_PER_WORK):
-            count = int(rng.choice(np.array(stage.frame_counts)))
-            question = choose_question(rng, QUESTION_SHARES).text
-            plan.setdefault((count, question, bool(rng.random() < stage.sampled_share)), []).append(window)
-    lessons: list[Lesson] = []
-    for (count, question, sampled), windows in track(sorted(plan.items()), "teacher's answers"):
-        for start in range(0, len(windows), 64):
-            chunk = windows[start : start + 64]
-            torch.manual_seed(int(seeded(config.seed, 5, chunk[0]).initial_seed()))
-            media = model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
-            temperature = SAMPLING_TEMPERATURE if sampled else 0.0
-            answers = model.generate(media, question, temperature=temperature)
-            lessons += [Lesson(w, count, question, a) for w, a in zip(chunk, answers, strict=True) if a]
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(vars(lesson)) + "\n" for lesson in lessons))
-    os.replace(temporary, file)
-    return lessons
+class Pairs:
+    """Which sound is heard with which lesson. Sample numbers → batches (see ``loop.fit``)."""
+
+    def __init__(self, school: School, config: TrainingConfig, front_end: FrontEnd) -> None:
+        self.school, self.config, self.stage, self.front_end = school, config, config.align, front_end
+        self.by_count: dict[int, list[Lesson]] = {}
+        self.by_count_and_class: dict[tuple[int, int], list[Lesson]] = {}
+        for lesson in school.lessons:
+            self.by_count.setdefault(lesson.frame_count, []).append(lesson)
+            if lesson.question == prompts.CONTENT.text:  # matched pairs ask for content only
+                content = CONTENT_CLASSES.index(school.cache.works[lesson.window].content)
+                self.by_count_and_class.setdefault((lesson.frame_count, content), []).append(lesson)
+        counts = {count for count, _ in self.by_count_and_class}
+        for recording in school.recordings:
+            if lacking := [c for c in counts if (c, recording.content) not in self.by_count_and_class]:
+                raise UserError(
+                    f"no clip of {CONTENT_CLASSES[recording.content]!r} that the teacher names is seen in {lacking} "
+                    f"pictures: set align.works higher"
+                )
+
+    def collate(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """One count of pictures for all samples of a step; with sight or without."""
+        rng = np.random.default_rng([self.config.seed, 6, numbers[0] // self.stage.optimisation.batch])
+        sizes = np.array([len(group) for group in self.by_count.values()])
+        count = list(self.by_count)[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
+        both = bool(rng.random() < self.stage.both_share)
+        chosen, heard = zip(*(self._pair(number, count) for number in numbers), strict=True)
+        synchronised = torch.tensor([lesson is not None for lesson in heard])
+        return {
+            "lessons": [lesson for lesson, _ in chosen],
+            "log_mel": torch.from_numpy(np.stack([mel for _, mel in chosen])),
+            "synchronised": synchronised,
+            "both": both,
+        }
+
+    def _pair(self, number: int, count: int) -> tuple[tuple[Lesson, np.ndarray], Lesson | None]:
+        """A lesson with what is heard during it, and the lesson again unless the pair is only matched."""
+        rng = np.random.default_rng([self.config.seed, 10, number])
+        cache, recordings = self.school.cache, self.school.recordings
+        group = self.by_count[count]
+        if recordings and rng.random() < self.stage.recordings_share:
+            recording = recordings[int(rng.integers(len(recordings)))]
+            if self.stage.pairing != "shuffled":
+                group = self.by_count_and_class[count, recording.content]
+            lesson = group[int(rng.integers(len(group)))]
+            background = self._raw(int(rng.integers(len(cache.works))))
+            return (lesson, heard_elsewhere(recording, background, rng, self.front_end)), None
+        lesson = group[int(rng.integers(len(group)))]
+        window = int(rng.integers(len(cache.works))) if self.stage.pairing == "shuffled" else lesson.window
+        mel = cache.log_mel[window].float().numpy()
+        if self.stage.pairing == "shifted":
+            mel = np.roll(mel, int(rng.integers(len(mel) // 4, 3 * len(mel) // 4)), axis=0)
+        return (lesson, augmented(mel, rng)), lesson
+
+    def _raw(self, window: int) -> np.ndarray:
+        """A window's log-mel as it was before it was normalised."""
+        config = self.front_end.log_mel
+        return self.school.cache.log_mel[window].float().numpy() * np.float32(2 * config.std) + np.float32(config.mean)
 
 
-def teacher_views(model: VAEmotionLLM, cache: WindowCache, base_hash: str, folder: Path) -> Views:
-    """The teacher's greedy answers to three questions on the newest pictures of each window, cached like the lessons."""
-    words = {
-        prompts.CONTENT: CONTENT_CLASSES,
-        prompts.VALENCE: prompts.VALENCE_WORDS,
-        prompts.AROUSAL: prompts.AROUSAL_WORDS,
-    }
-    identity = json.dumps([base_hash, [w.seed for w in cache.works]])
-    file = folder / f"views-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
-    if not file.exists():
-        count = model.config.front_end.windows.language_frames
-        chunks = [list(range(i, min(i + 64, len(cache.works)))) for i in range(0, len(cache.works), 64)]
-        answers: dict[str, list[str]] = {question.text: [] for question in words}
-        for chunk in track(chunks, "teacher's views"):
-            media = model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
-            for question in words:
-                answers[question.text] += model.generate(media, question.text, max_tokens=8)
-        index = [
-            [options.index(a) if a in options else -1 for a in answers[question.text]]
-            for question, options in words.items()
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        save_file({"index": torch.tensor(index)}, temporary)
-        os.replace(temporary, file)
-    content, *levels = load_file(file)["index"]
-    affect = torch.stack(levels, dim=1).float()  # (n, 2)
-    middle = (2 * affect + 1) / len(prompts.VALENCE_WORDS) - 1  # of the level's part of [-1, 1]
-    return Views(content, torch.where(affect < 0, torch.nan, middle))
+def augmented(log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Weak augmentation of a synchronised pair: gain (±2 dB), one time mask, one frequency mask. (frames, mels), normalised."""
+    changed = log_mel + np.float32(rng.uniform(-0.05, 0.05))  # 2 dB are 0.46 nepers of power, divided by 2 · std
+    mean = changed.mean()
+    for longest, axis in ((10, 0), (4, 1)):
+        width = int(rng.integers(0, longest))
+        start = int(rng.integers(0, changed.shape[axis] - width))
+        changed[(slice(None),) * axis + (slice(start, start + width),)] = mean
+    return changed
 
 
-def visual_tokens(cache: WindowCache, windows: Sequence[int], frame_count: int) -> Tensor:
-    """Tokens of the newest pictures of each window, (B, frame_count * T, D) float32."""
-    return cache.visual[list(windows), -frame_count:].flatten(1, 2).float()
+class Alignment(Objective):
+    """``L1 = L_KD + 0.5 · L_CE(answer)`` of one batch of ``Pairs``, and the disposable head's loss.
 
+    The disposable head on the audio tokens is taught what the teacher saw: through the language model alone, what is audible of
+    the feeling begins to be learnt only after thousands of steps (docs/log.md).
+    """
 
-def augmented(log_mel: Tensor, rng: np.random.Generator) -> Tensor:
-    """Weak augmentation of synchronised pairs: gain (±2 dB), one time mask, one frequency mask. (B, frames, mels)."""
-    log_mel = log_mel.clone()
-    for row in log_mel:
-        row += float(rng.uniform(-0.05, 0.05))  # 2 dB are 0.46 nepers of power, divided by 2 · std
-        for length, axis in ((10, 0), (4, 1)):
-            width = int(rng.integers(0, length))
-            start = int(rng.integers(0, row.shape[axis] - width))
-            row.narrow(axis, start, width).fill_(float(row.mean()))
-    return log_mel
+    def __init__(self, model: VAEmotionLLM, school: School, config: TrainingConfig) -> None:
+        super().__init__(model.base)
+        self.model, self.school, self.stage = model, school, config.align
+        torch.manual_seed(config.seed + 3)
+        self.auxiliary = AuxiliaryHead(model.width, 2)
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Parts]:
+        model, stage, lessons = self.model, self.stage, batch["lessons"]
+        assert model.audio is not None
+        size, windows = len(lessons), [lesson.window for lesson in lessons]
+        visual = visual_tokens(self.school.cache, windows, lessons[0].frame_count).to(model.device)
+        text = model.text_batch([lesson.question for lesson in lessons], [lesson.answer for lesson in lessons])
+        with torch.no_grad():
+            teacher = model.answer_logits(model.media_embeddings(visual, None, size), text)
+        heard = model.audio(batch["log_mel"])
+        media = model.media_embeddings(visual if batch["both"] else None, heard, size)
+        student = model.answer_logits(media, text)
+        distilled = distillation_loss(teacher, student, stage.temperature)
+        answer = answer_loss(student, text.ids[text.answer])
+        seen = self.view_loss(heard, windows, batch["synchronised"])
+        path = "both" if batch["both"] else "audio"
+        total = stage.kd_weight * distilled + stage.ce_weight * answer + stage.auxiliary_weight * seen
+        return total, {f"kd_{path}": distilled, f"ce_{path}": answer, "views": seen}
+
+    def view_loss(self, heard: Tensor, windows: list[int], synchronised: Tensor) -> Tensor:
+        """How far the disposable head on the audio tokens (B, N_a, D) is from what the teacher saw; of a pair that is only matched
+        it is taught the content alone."""
+        views = self.school.views
+        classes, affect = self.auxiliary(heard)
+        content, felt = views.content[windows].to(heard.device), views.affect[windows].to(heard.device)
+        named = answer_loss(classes, content, ignore=-1)
+        felt = torch.where(synchronised[:, None], felt, torch.nan)
+        return 0.3 * named + 4 * masked_squared_error(affect, felt)
 
 
 def run(
-    model: VAEmotionLLM, cache: WindowCache, lessons: list[Lesson], views: Views, config: TrainingConfig, out: Path,
-    resume: bool, stop_after: int | None = None,
+    model: VAEmotionLLM, school: School, config: TrainingConfig, out: Path, resume: bool, stop_after: int | None = None
 ) -> bool:  # fmt: skip
     """Train the audio pathway in place; True when complete (see ``loop.fit``)."""
-    stage, audio = config.align, model.audio
-    assert audio is not None
-    torch.manual_seed(config.seed + 3)
-    auxiliary = AuxiliaryHead(model.width)
-    by_count: dict[int, list[Lesson]] = {}
-    for lesson in lessons:
-        by_count.setdefault(lesson.frame_count, []).append(lesson)
-
-    def batch(step: int) -> dict[str, Any]:
-        rng = np.random.default_rng([config.seed, 6, step])
-        sizes = np.array([len(group) for group in by_count.values()])
-        group = list(by_count.values())[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-        chosen = [group[int(i)] for i in rng.integers(len(group), size=stage.optimisation.batch)]
-        mel = cache.log_mel[[lesson.window for lesson in chosen]].float()
-        return {
-            "lessons": chosen,
-            "log_mel": augmented(mel, rng),
-            "both": bool(rng.random() < stage.both_share),
-        }
-
-    def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
-        return alignment_loss(model, auxiliary, cache, views, batch, stage)
-
-    identity = config.identity("align") + weights_digest(model.base)
+    pairs = Pairs(school, config, model.config.front_end)
     return fit(
-        "align", [audio, auxiliary], batch, loss, stage.optimisation, out,
-        seed=config.seed, resume=resume, identity=identity, stop_after=stop_after,
+        "align", Alignment(model, school, config), pairs.collate, config.align.optimisation, out, seed=config.seed,
+        resume=resume, identity=config.identity("align") + weights_digest(model.base) + school.data, stop_after=stop_after,
     )  # fmt: skip
-
-
-def alignment_loss(
-    model: VAEmotionLLM,
-    auxiliary: AuxiliaryHead,
-    cache: WindowCache,
-    views: Views,
-    batch: dict[str, Any],
-    stage: AlignStage,
-) -> tuple[Tensor, dict[str, float]]:
-    """``L1 = L_KD + 0.5 · L_CE(answer)`` of one batch (see ``run``), and the disposable head's loss."""
-    lessons: list[Lesson] = batch["lessons"]
-    assert model.audio is not None
-    size = len(lessons)
-    visual = visual_tokens(cache, [lesson.window for lesson in lessons], lessons[0].frame_count)
-    text = model.text_batch([lesson.question for lesson in lessons], [lesson.answer for lesson in lessons])
-    with torch.no_grad():
-        teacher = model.answer_logits(model.media_embeddings(visual, None, size), text)
-    heard = model.audio(batch["log_mel"])
-    student = model.answer_logits(
-        model.media_embeddings(visual if batch["both"] else None, heard, size), text
-    )
-    distilled = distillation_loss(teacher, student, stage.temperature)
-    answer = F.cross_entropy(student.float(), text.ids[text.answer])
-    seen = view_loss(auxiliary(heard), views, [lesson.window for lesson in lessons])
-    path = "both" if batch["both"] else "audio"
-    total = distilled + stage.ce_weight * answer + stage.auxiliary_weight * seen
-    return total, {f"kd_{path}": distilled.item(), f"ce_{path}": answer.item(), "views": seen.item()}
-
-
-def view_loss(readout: Tensor, views: Views, windows: Sequence[int]) -> Tensor:
-    """How far a disposable head on the audio tokens, (B, classes + 2), is from what the teacher saw in the same windows.
-
-    Through the language model alone, what is audible of the feeling begins to be learnt only after thousands of steps (docs/log.md).
-    """
-    content, affect = views.content[list(windows)], views.affect[list(windows)]
-    known = torch.isfinite(affect)
-    error = torch.where(known, readout[:, -2:] - affect.nan_to_num(), 0.0)
-    named = F.cross_entropy(readout[:, :-2], content, ignore_index=-1) if (content >= 0).any() else 0.0
-    return 0.3 * named + 2 * (error**2).sum() / known.sum().clamp_min(1)
