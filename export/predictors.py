@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from export.to_onnx import Part, device_parts, tokens_per_frame
+from runtime.language_model import Generation
 from runtime.predictor import Constants, Predictor
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
@@ -35,6 +36,7 @@ class TorchLanguageModel:
 
     def __init__(self, model: VAEmotionLLM) -> None:
         self.model = model
+        self.context_tokens = int(model.base.config.text_config.max_position_embeddings)
         self._prefix = np.zeros((0, model.width), np.float32)
 
     @torch.no_grad()
@@ -64,6 +66,25 @@ class TorchLanguageModel:
         rows = self.model.base.lm_head(hidden[:, -longest - 1 : -1]).double().log_softmax(-1)
         taken = rows.gather(2, padded[:, :, None])[..., 0]  # (n, longest)
         return np.array([taken[i, : len(option)].mean().item() for i, option in enumerate(options)])
+
+    def generate(
+        self,
+        prompt: Float32,
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        should_abort: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Continue prefix + prompt (n, D) greedily, the whole sequence anew for every token."""
+        tokens: list[int] = []
+        while len(tokens) < max_tokens:
+            if should_abort is not None and should_abort():
+                return Generation(tuple(tokens), complete=False, aborted=True)
+            token = int(self.logits(np.concatenate([prompt, self.embed(tokens)]))[-1].argmax())
+            if token in stop_ids:
+                return Generation(tuple(tokens), complete=True, aborted=False)
+            tokens.append(token)
+        return Generation(tuple(tokens), complete=False, aborted=False)
 
 
 def checkpoint_constants(model: VAEmotionLLM) -> Constants:

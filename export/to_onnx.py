@@ -23,6 +23,11 @@ from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 OPSET = 20  # opset 23's Attention fails in ONNX Runtime's CPU provider and in TensorRT-RTX
 _TYPES = {torch.float32: "float32", torch.bool: "bool"}
+# The first three are what a work expresses, the last three what it induces.
+ADAPTER_OUTPUTS = (
+    "valence_arousal", "spread", "emotions", "enhanced_audio_tokens", "enhanced_visual_tokens",
+    "induced_valence_arousal", "induced_spread", "induced_emotions",
+)  # fmt: skip
 
 
 class ExportError(UserError):
@@ -39,7 +44,8 @@ class Part:
 
 
 class DeviceAdapter(nn.Module):
-    """The EmoAdapter as the device reads it: the construct "expressed" alone, and probabilities instead of logits."""
+    """The EmoAdapter as the device reads it: each construct under its own names, and probabilities instead of logits. The runtime
+    publishes what is expressed; evaluation also asks for what is induced."""
 
     def __init__(self, adapter: EmoAdapter) -> None:
         super().__init__()
@@ -50,10 +56,11 @@ class DeviceAdapter(nn.Module):
         visual_mask: Tensor, visual_age_s: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         out = self.adapter(audio_tokens, audio_mask, audio_age_s, visual_tokens, visual_mask, visual_age_s)
-        expressed = CONSTRUCTS.index("expressed")
-        emotions = out.emotion_logits[:, expressed].softmax(-1)
-        affect = out.valence_arousal[:, expressed], out.spread[:, expressed], emotions
-        return (*affect, out.audio_tokens, out.visual_tokens)
+        expressed, induced = (
+            (out.valence_arousal[:, k], out.spread[:, k], out.emotion_logits[:, k].softmax(-1))
+            for k in (CONSTRUCTS.index("expressed"), CONSTRUCTS.index("induced"))
+        )
+        return (*expressed, out.audio_tokens, out.visual_tokens, *induced)
 
 
 def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
@@ -81,7 +88,7 @@ def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
                 "visual_mask": torch.ones(2, n_visual, dtype=torch.bool),
                 "visual_age_s": torch.zeros(2, n_visual),
             },
-            ("valence_arousal", "spread", "emotions", "enhanced_audio_tokens", "enhanced_visual_tokens"),
+            ADAPTER_OUTPUTS,
         ),
     }
 

@@ -157,7 +157,8 @@ def engine_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: 
         for batch in (1, len(clips)):
             arrays = {name: array[:batch] for name, array in inputs[component.role].items()}
             expected, got = reference.engines[component.role].run(arrays), engine.run(arrays)
-            pairs = [relative_difference(expected[name], got[name]) for name in expected]
+            # A bundle from before the induced outputs lacks them; what it has is compared.
+            pairs = [relative_difference(expected[name], value) for name, value in got.items()]
             worst, mean = max(p[0] for p in pairs), max(p[1] for p in pairs)
             allowed = ENGINE_TOLERANCE[component.precision]
             what = f"engine, batch {batch}"
@@ -250,7 +251,7 @@ def chain_edges(bundle: Path, reference: Predictor, clips: Sequence[Clip]) -> li
                     for a, b in zip(expected.answers, got.answers, strict=True)
                 ]
                 affect.append(affect_difference(expected, got))
-    differences = np.array(affect)  # (clips * paths, 2)
+    differences = np.array(affect)  # (clips * paths, 2, or 4 with what is induced)
     agreement = float(np.mean(same))
     edges = [
         Edge(
@@ -263,15 +264,16 @@ def chain_edges(bundle: Path, reference: Predictor, clips: Sequence[Clip]) -> li
             at_least=True,
         )
     ]
-    for column, name in enumerate(("valence", "arousal")):
+    names = ("valence", "arousal", "induced valence", "induced arousal")[: differences.shape[1]]
+    for column, name in enumerate(names):
         worst, mean = float(differences[:, column].max()), float(differences[:, column].mean())
         edges.append(Edge("chain", "bundle", f"|Δ {name}|", worst, AFFECT_TOLERANCE, mean))
     return edges
 
 
 def affect_difference(expected: Prediction, got: Prediction) -> list[float]:
-    """Absolute differences of valence and arousal."""
-    return [
-        abs(expected.affect.valence - got.affect.valence),
-        abs(expected.affect.arousal - got.affect.arousal),
-    ]
+    """Absolute differences of valence and arousal, expressed and then induced where both have it."""
+    pairs = [(expected.affect, got.affect)]
+    if expected.induced is not None and got.induced is not None:
+        pairs.append((expected.induced, got.induced))
+    return [abs(getattr(a, name) - getattr(b, name)) for a, b in pairs for name in ("valence", "arousal")]

@@ -10,14 +10,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer  # pyright: ignore[reportMissingTypeStubs]
 
 from runtime.engines import Engine, open_engine
-from runtime.language_model import LanguageModel
+from runtime.language_model import Generation, LanguageModel
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     Manifest,
@@ -27,22 +27,36 @@ from vaemotion.contract.bundle import (
     read_manifest,
     verify_files,
 )
-from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_at
-from vaemotion.contract.prediction import Affect, Prediction, Question
-from vaemotion.contract.prompts import PromptTemplate
+from vaemotion.contract.errors import UserError
+from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_at, window_ends_s
+from vaemotion.contract.prediction import Affect, Prediction, Question, rotated_options
+from vaemotion.contract.prompts import PromptTemplate, listed_question
 
 Float32 = npt.NDArray[np.float32]
+CONTEXT_TOKENS = 512  # of a bundle's language model: the prefix, a window's tokens, a question and its answer
+SLACK_TOKENS = 4  # beyond the longest option: an article and a full stop, and what is longer is no option
 
 
-class Scorer(Protocol):
-    """What the predictor needs of a language model; ``runtime.language_model.LanguageModel`` is one."""
+class Answerer(Protocol):
+    """What the predictor needs of a language model; ``runtime.language_model.LanguageModel`` is one. ``context_tokens``: all that
+    fits, prefix included."""
+
+    context_tokens: int
 
     def embed(self, token_ids: Sequence[int]) -> Float32: ...
     def set_prefix(self, embeddings: Float32) -> None: ...
     def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]: ...
+    def generate(
+        self,
+        prompt: Float32,
+        *,
+        max_tokens: int,
+        stop_ids: Sequence[int],
+        should_abort: Callable[[], bool] | None = None,
+    ) -> Generation: ...
 
 
-S = TypeVar("S", bound=Scorer)
+A = TypeVar("A", bound=Answerer)
 
 
 @dataclass(frozen=True)
@@ -102,14 +116,45 @@ def adapter_inputs(tokens: Tokens, constants: Constants) -> dict[str, npt.NDArra
     }
 
 
-class Predictor(Generic[S]):
+def affect_of(outputs: Mapping[str, npt.NDArray[np.generic]], prefix: str = "") -> Affect:
+    """The first row of the EmoAdapter's outputs as an ``Affect``; ``prefix``: "" or "induced_"."""
+    valence, arousal = (float(v) for v in outputs[f"{prefix}valence_arousal"][0])
+    valence_sd, arousal_sd = (float(v) for v in outputs[f"{prefix}spread"][0])
+    emotions = np.asarray(outputs[f"{prefix}emotions"][0], np.float32)
+    return Affect(valence, arousal, valence_sd, arousal_sd, emotions)
+
+
+def mean_affect(affects: Sequence[Affect]) -> Affect | None:
+    """The mean of what several windows say, with the root mean square of their spreads; None of nothing."""
+    if not affects:
+        return None
+    values = np.array([(a.valence, a.arousal) for a in affects]).mean(axis=0)
+    spreads = np.sqrt(np.square([(a.valence_sd, a.arousal_sd) for a in affects]).mean(axis=0))
+    emotions = np.asarray(np.mean([a.emotions for a in affects], axis=0), np.float32)
+    return Affect(float(values[0]), float(values[1]), float(spreads[0]), float(spreads[1]), emotions)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What is made of one window of a clip."""
+
+    plain: Tokens
+    enhanced: Tokens
+    expressed: Affect
+    induced: Affect | None
+
+    def of(self, question: Question) -> Tokens:
+        return self.enhanced if question.task == "emotion" else self.plain
+
+
+class Predictor(Generic[A]):
     """See ``vaemotion.contract.prediction.Predict``. ``engines`` by role; ``delimiters`` (2, D)."""
 
     def __init__(
         self,
         constants: Constants,
         engines: Mapping[str, Engine],
-        language_model: S,
+        language_model: A,
         tokenizer: Tokenizer,
         delimiters: Float32,
     ) -> None:
@@ -118,7 +163,11 @@ class Predictor(Generic[S]):
         self.language_model = language_model
         self.tokenizer = tokenizer
         self.delimiters = delimiters
-        language_model.set_prefix(language_model.embed(self.token_ids(constants.prompt.prefix)))
+        prefix = self.token_ids(constants.prompt.prefix)
+        self._prefix_tokens = len(prefix)
+        self._before_picture = language_model.embed(self.token_ids(constants.prompt.before_picture))
+        self._after_picture = language_model.embed(self.token_ids(constants.prompt.after_picture))
+        language_model.set_prefix(language_model.embed(prefix))
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text that may hold special tokens."""
@@ -138,23 +187,23 @@ class Predictor(Generic[S]):
     def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:
         """What the window expresses, and its emotion-enhanced tokens."""
         out = self.engines["emo_adapter"].run(adapter_inputs(tokens, self.constants))
-        valence, arousal = (float(v) for v in out["valence_arousal"][0])
-        valence_sd, arousal_sd = (float(v) for v in out["spread"][0])
-        affect = Affect(valence, arousal, valence_sd, arousal_sd, out["emotions"][0])
+        return affect_of(out), self._enhanced(out, tokens)
+
+    def _enhanced(self, out: Mapping[str, npt.NDArray[Any]], tokens: Tokens) -> Tokens:
+        """The EmoAdapter's tokens, without the padding of its fixed lengths."""
         n = tokens.visual.size // self.constants.token_width  # visual tokens that are not padding
         visual = out["enhanced_visual_tokens"][0]
-        enhanced = Tokens(
+        return Tokens(
             visual[len(visual) - n :].reshape(tokens.visual.shape),
             tokens.frame_ages_s,
             out["enhanced_audio_tokens"][0, : len(tokens.audio)],
             tokens.audio_age_s,
         )
-        return affect, enhanced
 
     def prompt(self, tokens: Tokens, question: str) -> Float32:
         """Everything between the kept prefix and the answer, (n, D): newest pictures, sound, question."""
-        newest = tokens.visual[-self.constants.front_end.windows.language_frames :]
-        parts = [newest.reshape(-1, self.constants.token_width)]
+        newest = tokens.visual[-self.constants.front_end.windows.language_frames :]  # (n, T, D)
+        parts = [part for picture in newest for part in (self._before_picture, picture, self._after_picture)]
         if len(tokens.audio):
             parts += [self.delimiters[:1], tokens.audio, self.delimiters[1:]]
         parts.append(self.language_model.embed(self.token_ids(self.constants.prompt.question_text(question))))
@@ -165,23 +214,55 @@ class Predictor(Generic[S]):
         return [*self.token_ids(self.constants.prompt.answer_text(option)), self.constants.stop_token_id]
 
     def __call__(self, clip: Clip, path: str, questions: Sequence[Question]) -> Prediction:
-        """Affect of the clip's last window on ``path``, and the answers' mean token log-probabilities."""
-        plain = self.encode(window_at(clip, clip.duration_s, path, self.constants.front_end))
-        affect, enhanced = self.adapt(plain)
-        answers: list[npt.NDArray[np.float64]] = []
-        for question in questions:
-            prompt = self.prompt(enhanced if question.task == "emotion" else plain, question.text)
-            answers.append(
-                self.language_model.score(prompt, [self.option_ids(option) for option in question.options])
-            )
-        return Prediction(affect, tuple(answers))
+        """What the clip is on ``path``: the means over its windows (see ``window_ends_s``) of valence, arousal and emotions, and of each
+        option's mean token log-probability; what is written answers the last window.
+
+        Raises UserError for a question that does not fit into the language model's context with its options listed.
+        """
+        windows = [
+            self._window(clip, now_s, path) for now_s in window_ends_s(clip, path, self.constants.front_end)
+        ]
+        answers = [
+            np.mean([self._scores(window, question) for window in windows], axis=0) for question in questions
+        ]
+        written = tuple(self._written(windows[-1].of(question), question) for question in questions)
+        induced = mean_affect([w.induced for w in windows if w.induced is not None])
+        expressed = mean_affect([window.expressed for window in windows])
+        assert expressed is not None, "a clip has at least one window"
+        return Prediction(expressed, tuple(answers), written, induced)
+
+    def _window(self, clip: Clip, now_s: float, path: str) -> _Window:
+        plain = self.encode(window_at(clip, now_s, path, self.constants.front_end))
+        out = self.engines["emo_adapter"].run(adapter_inputs(plain, self.constants))
+        induced = affect_of(out, "induced_") if "induced_valence_arousal" in out else None
+        return _Window(plain, self._enhanced(out, plain), affect_of(out), induced)
+
+    def _scores(self, window: _Window, question: Question) -> npt.NDArray[np.float64]:
+        prompt = self.prompt(window.of(question), question.text)
+        return self.language_model.score(prompt, [self.option_ids(option) for option in question.options])
+
+    def _written(self, tokens: Tokens, question: Question) -> tuple[str, ...]:
+        """One greedy answer per rotation of the listed options."""
+        max_tokens = max(len(self.option_ids(option)) for option in question.options) + SLACK_TOKENS
+        texts: list[str] = []
+        for options in rotated_options(question.options, question.rotations):
+            prompt = self.prompt(tokens, listed_question(question.text, options))
+            needed = self._prefix_tokens + len(prompt) + max_tokens
+            if needed > self.language_model.context_tokens:
+                raise UserError(
+                    f"question {question.text!r} with its {len(options)} options listed needs {needed} tokens, but the "
+                    f"language model's context holds {self.language_model.context_tokens}: ask with fewer or shorter "
+                    "options, or leave listing out (--rotations 0)"
+                )
+            texts.append(generate_text(self, prompt, max_tokens)[0])
+        return tuple(texts)
 
 
-DevicePredictor = Predictor[LanguageModel]  # a bundle's: its language model can also generate
+DevicePredictor = Predictor[LanguageModel]  # a bundle's
 
 
 def generate_text(
-    predictor: DevicePredictor,
+    predictor: Predictor[Any],
     prompt: Float32,
     max_tokens: int,
     should_abort: Callable[[], bool] | None = None,
@@ -210,6 +291,6 @@ def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> G
     )
     path = component_path(bundle, manifest.component("language_model"))
     with LanguageModel(
-        path, embeddings, context_tokens=512, threads=threads, f32_kv=f32_kv
+        path, embeddings, context_tokens=CONTEXT_TOKENS, threads=threads, f32_kv=f32_kv
     ) as language_model:
         yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters)

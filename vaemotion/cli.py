@@ -47,6 +47,7 @@ TrainOut = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Continue from the newest saved state.")]
 Manifest = Annotated[Path, typer.Argument(help="Data manifest, JSON lines.")]
+Manifests = Annotated[list[Path], typer.Argument(help="Data manifests, JSON lines.")]
 MediaRoot = Annotated[Path, typer.Option("--media-root", help="Folder that the manifest's paths start from.")]
 Bundle = Annotated[Path, typer.Argument(help="Bundle folder.")]
 Timeline = Annotated[
@@ -111,6 +112,26 @@ def train_emotion(
     from vaemotion.training.emotion import train
 
     train(config, overrides or [], out, resume)
+
+
+@train_app.command("ablations")
+def train_ablations(
+    config: Config,
+    base: Annotated[Path, typer.Option("--base", help="Checkpoint folder; its base is used, nothing else.")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("runs/ablations"),
+    document: Annotated[
+        Path, typer.Option("--doc", help="Markdown file to write; its plot lies beside it.")
+    ] = Path("docs/ablations.md"),
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How often each variant is trained.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="GROUP", help="Run this group; may be repeated.")
+    ] = None,
+) -> None:
+    """Many short trainings that differ in one thing each; goes on where it stopped."""
+    from vaemotion.training.ablations import train
+
+    train(config, overrides or [], base, out, document, seeds, only or ())
 
 
 @app.command("export")
@@ -239,48 +260,129 @@ def bundle_inspect(
 @evaluate_app.command("benchmark")
 def evaluate_benchmark(
     manifest: Manifest,
-    model: Annotated[Path, typer.Option("--model", help="Bundle or checkpoint folder.")],
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            "--model", help="Bundle or checkpoint folder; repeat it for models of several training seeds."
+        ),
+    ],
     media_root: MediaRoot,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
     split: Annotated[str | None, typer.Option("--split", help="Use this split only; default: all.")] = None,
+    path: Annotated[
+        str | None,
+        typer.Option("--path", help="Ask every item on this path instead of its own, as a control."),
+    ] = None,
+    rotations: Annotated[
+        int,
+        typer.Option(
+            "--rotations",
+            min=0,
+            help="Also list the options in the prompt, rotated so often (at most once an option); 0: not at all.",
+        ),
+    ] = 2,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples.")] = 1000,
     seed: Seed = 0,
 ) -> None:
-    """Answer a manifest's questions and report accuracy, CCC, PCC and RMSE per path."""
+    """Answer a manifest's questions and report accuracy, agreement with the labels, and their intervals, per path."""
     from export.load import load_predictor
     from vaemotion.evaluation.benchmark import run_benchmark
 
     run_benchmark(
-        manifest, media_root, model, load_predictor, out, split=split, bootstrap=bootstrap, seed=seed
-    )
+        manifest, media_root, model, load_predictor, out, split=split, path=path, rotations=rotations,
+        bootstrap=bootstrap, seed=seed,
+    )  # fmt: skip
+
+
+@evaluate_app.command("hearing")
+def evaluate_hearing(
+    model: Annotated[Path, typer.Option("--model", help="Checkpoint after stage 1, or a complete one.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")],
+    shuffled: Annotated[
+        Path | None,
+        typer.Option("--shuffled", help="Control: a checkpoint trained with --set align.pairing=shuffled."),
+    ] = None,
+    ce_only: Annotated[
+        Path | None,
+        typer.Option("--ce-only", help="To compare: a checkpoint trained with --set align.kd_weight=0."),
+    ] = None,
+    recordings: Annotated[
+        Path | None, typer.Option("--recordings", help="Data manifest of recordings, JSON lines.")
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option("--media-root", help="Folder that the manifest's paths start from.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Works and recordings to hear: test or validation.")
+    ] = "test",
+    works: Annotated[int, typer.Option("--works", help="Procedural works to hear, at least 20.")] = 300,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Does it hear? What is named from sound alone, against every control; one page, one verdict."""
+    from vaemotion.evaluation.hearing import run_hearing
+
+    run_hearing(
+        model, out, shuffled=shuffled, ce_only=ce_only, recordings=recordings, media_root=media_root, split=split,
+        works=works, seed=seed, bootstrap=bootstrap,
+    )  # fmt: skip
+
+
+@evaluate_app.command("baselines")
+def evaluate_baselines(
+    manifests: Manifests,
+    media_root: MediaRoot,
+    split: Annotated[str, typer.Option("--split", help="Split to measure; `train` is learnt from.")] = "test",
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """What a linear model on a few statistics reaches on manifests: the peer that a trained model must at least equal."""
+    from vaemotion.evaluation.baselines import run_baselines
+
+    run_baselines(manifests, media_root, split, bootstrap, seed)
 
 
 @data_app.command("validate")
 def data_validate(
-    manifest: Manifest,
+    manifests: Manifests,
     media_root: MediaRoot,
     hashes: Annotated[
         bool, typer.Option("--hashes/--no-hashes", help="Compare SHA-256 of the media.")
     ] = True,
+    allow_licenses: Annotated[
+        str | None,
+        typer.Option("--allow-licenses", help="SPDX licences, separated by commas; default: any."),
+    ] = None,
 ) -> None:
-    """Report every problem of a data manifest at once, with line numbers."""
+    """Report every problem of data manifests at once, with line numbers; several are checked as one."""
     from vaemotion.data.manifest import validate
 
-    validate(manifest, media_root, check_hashes=hashes)
+    validate(manifests, media_root, check_hashes=hashes, allow_licenses=allow_licenses)
 
 
 @data_app.command("stats")
 def data_stats(
-    split: Annotated[str, typer.Option("--split", help="Split of the procedural art.")] = "validation",
-    count: Annotated[int, typer.Option("--count", min=50, help="Works to look at.")] = 600,
+    manifests: Annotated[list[Path] | None, typer.Argument(help="Data manifests, JSON lines.")] = None,
+    media_root: Annotated[
+        Path | None, typer.Option("--media-root", help="Media of the manifests, for seconds of sound.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of the procedural art; default: validation.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=50, help="Works of it to look at; default: 600.")
+    ] = None,
     train_count: Annotated[
-        int, typer.Option("--train-count", min=100, help="Works that the trivial baselines learn from.")
-    ] = 1500,
+        int | None,
+        typer.Option(
+            "--train-count", min=100, help="Works that the trivial baselines learn from; default: 1500."
+        ),
+    ] = None,
 ) -> None:
-    """Describe the procedural art, with oracle ceilings and what trivial baselines reach on it."""
-    from vaemotion.data.stats import print_stats
+    """Describe manifests; without one the procedural art, with oracle ceilings and what trivial baselines reach on it."""
+    from vaemotion.data.stats import describe
 
-    print_stats(split, count, train_count)
+    describe(manifests or [], media_root, split, count, train_count)
 
 
 @build_app.command("procedural")
@@ -296,6 +398,24 @@ def data_build_procedural(
     build_procedural(out, split, count, seed)
 
 
+@build_app.command("artemo-open")
+def data_build_artemo_open(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the media and the manifests.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder that holds sievers/ and bass/; default: procedural art only."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Works, and pairs for each question.")] = 100,
+    seed: Seed = 0,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    fold: Annotated[int, typer.Option("--fold", help="Fold 1 to 5 of the human-rated sets.")] = 1,
+) -> None:
+    """Write an open benchmark in the manner of ArtEmoBenchmark: content, emotion, and picture against sound."""
+    from vaemotion.data.artemo_open import build_artemo_open
+
+    build_artemo_open(out, data, split, count, seed, fold)
+
+
 @build_app.command("medley")
 def data_build_medley(
     out: Annotated[Path, typer.Option("--out", help="Video file to write (.mkv).")],
@@ -306,6 +426,34 @@ def data_build_medley(
     from vaemotion.data.build import build_medley
 
     build_medley(out, count, seed)
+
+
+def _add_published_set(name: str, what: str) -> None:
+    @build_app.command(name, help=f"Write a manifest of {what}")
+    def build_published_set(  # pyright: ignore[reportUnusedFunction]
+        folder: Annotated[Path, typer.Option("--from", help="Folder of the data set, as it is published.")],
+        out: Annotated[Path, typer.Option("--out", help="Manifest to write; no medium is copied.")],
+        media_root: Annotated[
+            Path | None,
+            typer.Option("--media-root", help="Folder that its paths start from; default: the data set's."),
+        ] = None,
+        test_fold: Annotated[
+            int | None, typer.Option("--test-fold", help="Fold 1 to 5 for the split test; default: none.")
+        ] = None,
+        validation_fold: Annotated[
+            int | None, typer.Option("--validation-fold", help="Fold 1 to 5 for validation; default: none.")
+        ] = None,
+    ) -> None:
+        from vaemotion.data.published import ADAPTERS, build
+
+        build(ADAPTERS[name], folder, out, media_root, test_fold, validation_fold)
+
+
+_add_published_set("sievers", "abstract shapes and sounds with the arousal that they express.")
+_add_published_set("bass", "the silhouettes of BASS with valence and arousal.")
+_add_published_set("esc10", "the recordings of ESC-10 in ten classes and its own folds.")
+_add_published_set("artemis", "the paintings of ArtEmis with the emotions that they induce.")
+_add_published_set("vgmidi", "the game music of VGMIDI, rendered by you, with valence and arousal.")
 
 
 # The extra that brings a package which some command needs and a device may lack.

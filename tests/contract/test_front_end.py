@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel
-from vaemotion.contract.front_end import PATHS, Clip, EncoderInputs, FrontEnd, window_at
+from vaemotion.contract.front_end import PATHS, Clip, EncoderInputs, FrontEnd, window_at, window_ends_s
 from vaemotion.contract.image import ImageConfig, prepare_frame
 from vaemotion.contract.windows import WindowConfig
 
@@ -182,3 +184,34 @@ def test_an_unknown_or_missing_part_is_refused_by_name() -> None:
     del values["image"]
     with pytest.raises(ValueError, match="image"):
         FrontEnd.from_dict(values)
+
+
+def sounding_clip(duration_s: float, silent_from_s: float = 1e9) -> Clip:
+    samples = (
+        np.random.default_rng(0).uniform(-0.1, 0.1, round(duration_s * SAMPLE_RATE_HZ)).astype(np.float32)
+    )
+    samples[round(min(silent_from_s, duration_s) * SAMPLE_RATE_HZ) :] *= 1e-4
+    return Clip((), (), samples)
+
+
+@given(st.floats(0.1, 60.0))
+def test_windows_hold_the_whole_clip_and_the_last_ends_with_it(duration_s: float) -> None:
+    front_end = FrontEnd()
+    length_s = front_end.windows.audio_window_s
+    ends_s = window_ends_s(Clip((), (0.0, duration_s)), "visual", front_end)
+    assert ends_s[-1] == pytest.approx(duration_s)
+    assert ends_s == sorted(ends_s)
+    assert all(b - a <= 0.8 * length_s for a, b in pairwise(ends_s))  # neighbours overlap
+    assert ends_s[0] <= 1.25 * length_s  # hardly anything of the beginning is missed
+
+
+def test_silent_windows_say_nothing_from_sound_alone_unless_all_are_silent() -> None:
+    front_end = FrontEnd()  # windows of 3 s, full at 3.005 s
+    assert window_ends_s(sounding_clip(6.0), "audio", front_end) == pytest.approx([3.005, 4.5025, 6.0])
+    assert window_ends_s(sounding_clip(6.0, silent_from_s=1.0), "audio", front_end) == [3.005]
+    assert window_ends_s(sounding_clip(6.0, silent_from_s=1.0), "audio-visual", front_end) == pytest.approx(
+        [3.005, 4.5025, 6.0]
+    )
+    assert window_ends_s(sounding_clip(6.0, silent_from_s=0.0), "audio", front_end) == pytest.approx(
+        [3.005, 4.5025, 6.0]
+    )

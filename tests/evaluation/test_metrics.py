@@ -4,18 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm, pearsonr
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from vaemotion.evaluation.metrics import (
     accuracy,
     bootstrap_interval,
     ccc,
     gaussian_nll,
+    jensen_shannon,
     macro_f1,
     pcc,
     rmse,
     softmax,
+    unweighted_average_recall,
 )
 
 RNG = np.random.default_rng(0)
@@ -36,10 +39,37 @@ def test_parity_with_independent_implementations():
     assert rmse(X, Y) == pytest.approx(math.sqrt(sum((a - b) ** 2 for a, b in zip(X, Y, strict=True)) / 200))
     assert gaussian_nll(X, np.full(200, 0.3), Y) == pytest.approx(-norm.logpdf(Y, X, 0.3).mean())
     chosen, truth = RNG.integers(0, 4, 100), RNG.integers(0, 5, 100)
-    assert accuracy(chosen.tolist(), truth.tolist()) == pytest.approx(accuracy_score(truth, chosen))
-    assert macro_f1(chosen.tolist(), truth.tolist()) == pytest.approx(
-        f1_score(truth, chosen, average="macro")
-    )
+    assert accuracy(chosen, truth) == pytest.approx(accuracy_score(truth, chosen))
+    assert macro_f1(chosen, truth) == pytest.approx(f1_score(truth, chosen, average="macro"))
+    assert unweighted_average_recall(chosen, truth) == pytest.approx(balanced_accuracy_score(truth, chosen))
+    p, q = RNG.dirichlet(np.ones(9), 50), RNG.dirichlet(np.full(9, 0.1), 50)
+    q[:, 0] = 0
+    q /= q.sum(1, keepdims=True)
+    expected = [jensenshannon(a, b, base=2) ** 2 for a, b in zip(p, q, strict=True)]
+    np.testing.assert_allclose(jensen_shannon(p, q), expected, atol=1e-12)
+
+
+def test_no_class_is_a_wrong_answer_and_no_class_of_its_own():
+    assert accuracy([-1, 0, 1, -1], [0, 0, 1, 1]) == 0.5
+    assert unweighted_average_recall([-1, 0, 1, -1], [0, 0, 1, 1]) == 0.5
+    assert macro_f1([-1, 0, 1, -1], [0, 0, 1, 1]) == pytest.approx(2 / 3)  # 2 tp / (2 tp + fn), without fp
+    assert macro_f1([-1, -1], [0, 1]) == 0
+    with pytest.raises(ValueError, match="those of truth at least 0"):
+        accuracy([0, 1], [0, -1])
+    with pytest.raises(ValueError, match="class numbers"):
+        macro_f1(["a"], ["a"])
+
+
+def test_divergence_is_symmetric_and_between_nothing_and_one_bit():
+    p = np.eye(9)[:3]
+    assert jensen_shannon(p, p).tolist() == [0, 0, 0]
+    assert jensen_shannon(p, np.roll(p, 1, axis=0)).tolist() == [1, 1, 1]
+    q = RNG.dirichlet(np.ones(9), 3)
+    np.testing.assert_allclose(jensen_shannon(p, q), jensen_shannon(q, p))
+    with pytest.raises(ValueError, match="sum 1"):
+        jensen_shannon(p, q * 0.9)
+    with pytest.raises(ValueError, match="shapes"):
+        jensen_shannon(p, q[:2])
 
 
 def test_ccc_punishes_shift_and_scale_where_pcc_does_not():

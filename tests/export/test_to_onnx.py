@@ -79,6 +79,7 @@ def test_the_contract_has_a_free_batch_and_nothing_else_free(
             "visual_tokens": (16, 64), "visual_mask": (16,), "visual_age_s": (16,),
             "valence_arousal": (2,), "spread": (2,), "emotions": (9,),
             "enhanced_audio_tokens": (5, 64), "enhanced_visual_tokens": (16, 64),
+            "induced_valence_arousal": (2,), "induced_spread": (2,), "induced_emotions": (9,),
         },
     }[role]  # fmt: skip
     types = {spec.name: spec.dtype for spec in component.inputs}
@@ -115,6 +116,7 @@ def test_a_masked_modality_changes_nothing_on_the_device_either(
     expected, got = engines["emo_adapter"].run(clean), engines["emo_adapter"].run(dirty)
     for name in ("valence_arousal", "spread", "emotions"):
         assert np.array_equal(got[name], expected[name])
+        assert np.array_equal(got[f"induced_{name}"], expected[f"induced_{name}"])
 
 
 def test_with_nothing_to_see_or_hear_the_device_stays_finite(

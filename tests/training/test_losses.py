@@ -98,7 +98,12 @@ def alignment(*, both: bool = False) -> tuple[float, float]:
     ]
     mel = cache.log_mel[[0, 2]].float()
     config = replace(config, align=replace(config.align, temperature=1.7))
-    batch = {"lessons": lessons, "log_mel": mel, "both": both, "synchronised": torch.ones(2, dtype=torch.bool)}
+    batch = {
+        "lessons": lessons,
+        "log_mel": mel,
+        "both": both,
+        "synchronised": torch.ones(2, dtype=torch.bool),
+    }
     total, _ = Alignment(model, School(cache, lessons, NOTHING_SEEN, []), config)(batch)
 
     teacher_rows: list[Tensor] = []

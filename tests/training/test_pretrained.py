@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -15,10 +18,11 @@ from transformers import (
 
 from tests.tiny import CONFIG_FILE, SMALL, tiny_config, tiny_tokenizer
 from vaemotion.cli import main
+from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.model.backbones import AstEncoder
-from vaemotion.model.checkpoint import load_checkpoint
+from vaemotion.model.checkpoint import CheckpointError, load_checkpoint, read_config, save_checkpoint
 from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
 from vaemotion.training.base_vlm import vlm_config
 from vaemotion.training.config import read_training_config
@@ -37,10 +41,12 @@ AST = {
 def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SmolVLM saved as its authors save theirs."""
     folder = tmp_path_factory.mktemp("vlm")
-    config = tiny_config()
+    tokenizer = Tokenizer.from_str(tiny_tokenizer().to_str())
+    tokenizer.add_special_tokens(["<fake_token_around_image>", "<global-img>"])
+    size = replace(tiny_config().vlm, vocabulary=tokenizer.get_vocab_size())
     torch.manual_seed(3)
-    SmolVLMForConditionalGeneration(SmolVLMConfig(**vlm_config(config.vlm, 24))).save_pretrained(folder)
-    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    SmolVLMForConditionalGeneration(SmolVLMConfig(**vlm_config(size, 24))).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -77,10 +83,64 @@ def test_stage_1_starts_from_both_and_leaves_the_base_as_it_was(vlm: Path, ear: 
     assert model.audio(torch.zeros(1, 100, 32)).shape[2] == 64
 
 
+def aligned(vlm: Path, ear: Path, runs: Path) -> Path:
+    settings = [*SMALL, "windows.audio_window_s=2.0", f"runs={runs}", "align.works=4", "align.optimisation.steps=1",
+                "align.optimisation.batch=2", "align.optimisation.workers=0"]  # fmt: skip
+    assert align(vlm, ear, settings) == 0
+    return runs / "align"
+
+
+def test_a_checkpoint_names_its_base_and_holds_only_what_was_trained(
+    vlm: Path, ear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what stands there is verified whenever it is loaded."""
+    moved = tmp_path / "SmolVLM2"
+    shutil.copytree(vlm, moved)
+    checkpoint = aligned(moved, ear, tmp_path / "runs")
+    assert sorted(f.name for f in checkpoint.iterdir()) == [
+        "audio.safetensors",
+        "config.json",
+        "tokenizer.json",
+    ]
+    entry = read_config(checkpoint)["components"]["base"]
+    assert entry["files"] == {f: sha256_of(vlm / f) for f in ("config.json", "model.safetensors")}
+    before = load_checkpoint(checkpoint)
+    save_checkpoint(before, tmp_path / "again", {}, "Apache-2.0")  # as the next stage does
+    assert read_config(tmp_path / "again")["components"]["base"]["sha256"] == entry["sha256"]
+    assert not (tmp_path / "again" / "base.safetensors").exists()
+
+    moved.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        CheckpointError, match=r"trained on the base SmolVLM2, and .* is missing; set VAEMOTION_BASE"
+    ):
+        load_checkpoint(checkpoint)
+    monkeypatch.setenv("VAEMOTION_BASE", str(tmp_path / "elsewhere"))
+    found = load_checkpoint(checkpoint)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), before.parameters(), strict=True))
+    weights = tmp_path / "elsewhere" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"is not the base that .* was trained on"):
+        load_checkpoint(checkpoint)
+
+
+def test_pictures_stand_between_the_tokens_that_smolvlm2_knows(vlm: Path) -> None:
+    """The same embeddings as SmolVLM's own processor asks for: fake, global, one place for every visual token, fake."""
+    config = tiny_config()
+    model = pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows)).eval()
+    visual = torch.randn(1, 8, 64)  # two pictures of four tokens
+    image = "<image>" * 4
+    text = "<|im_start|>User:" + 2 * f"<fake_token_around_image><global-img>{image}<fake_token_around_image>"
+    expected = model.embed(torch.tensor([model.token_ids(text)]))
+    places = torch.tensor([model.token_ids(text)]) == model.token_ids("<image>")[0]
+    assert places.sum() == 8
+    expected = expected.masked_scatter(places[..., None], visual)
+    assert torch.equal(model.media_embeddings(visual, None, 1), expected)
+
+
 def test_the_vlm_sees_through_our_encoder_what_it_saw_before(vlm: Path) -> None:
     config = tiny_config()
     model = pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows)).eval()
-    source = SmolVLMForConditionalGeneration.from_pretrained(vlm).eval()
+    source = SmolVLMForConditionalGeneration.from_pretrained(vlm).half().float().eval()  # as it is shipped
     pixels = torch.randn(1, 3, 24, 24)
     with torch.no_grad():
         expected = source.model.get_image_features(pixels[None]).pooler_output[0]

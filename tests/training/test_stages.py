@@ -199,9 +199,7 @@ def test_the_teachers_answers_are_asked_once_and_are_the_teachers(runs: Runs) ->
     assert "Which colors does it have?" not in audible
     greedy = 0
     for lesson in lessons:
-        media = model.media_embeddings(
-            visual_tokens(cache, [lesson.window], lesson.frame_count), None, 1
-        )
+        media = model.media_embeddings(visual_tokens(cache, [lesson.window], lesson.frame_count), None, 1)
         greedy += model.generate(media, lesson.question) == [lesson.answer]
     assert len(lessons) // 4 <= greedy < len(lessons)  # the rest is sampled
 
@@ -220,7 +218,11 @@ def small_rows(*sets: RatedSet, **changes: object) -> tuple[VAEmotionLLM, Window
     model, cache = tiny_model(), small_cache()
     config = tiny_config("emotion.optimisation.batch=5")
     config = replace(config, emotion=replace(config.emotion, **changes))
-    return model, cache, emotion.Rows(model, emotion.Feelings(cache, emotion.hear(model, cache), list(sets)), config)
+    return (
+        model,
+        cache,
+        emotion.Rows(model, emotion.Feelings(cache, emotion.hear(model, cache), list(sets)), config),
+    )
 
 
 def rated_set(path: str, construct: int, items: int = 7) -> RatedSet:
@@ -244,7 +246,9 @@ def test_the_three_paths_are_one_batch_and_a_path_is_a_mask() -> None:
         assert model.adapter is not None
         together = model.adapter(*batch.inputs())
         alone = model.adapter(*(part[5:10] for part in batch.inputs()))
-        torch.testing.assert_close(together.valence_arousal[5:10], alone.valence_arousal, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            together.valence_arousal[5:10], alone.valence_arousal, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_rated_items_stand_on_their_own_path_with_their_own_construct() -> None:
@@ -361,7 +365,9 @@ def test_the_disposable_head_is_taught_only_what_the_teacher_saw() -> None:
         alignment.auxiliary.out.weight.zero_()
         alignment.auxiliary.out.bias.zero_()
     heard, matched = torch.randn(2, 5, 64), torch.tensor([False, False])
-    assert alignment.view_loss(heard, [0, 2], matched).item() == 0.0  # it named no class, and no feeling is matched
+    assert (
+        alignment.view_loss(heard, [0, 2], matched).item() == 0.0
+    )  # it named no class, and no feeling is matched
     named = 0.3 * math.log(len(CONTENT_CLASSES))
     assert alignment.view_loss(heard, [1, 3], matched).item() == pytest.approx(named, rel=1e-5)
     felt = alignment.view_loss(heard, [1, 3], torch.tensor([True, False])).item()
@@ -392,7 +398,9 @@ def test_a_clip_is_incoherent_when_the_teacher_would_begin_its_answers_different
     question = model.embed(torch.tensor(model.token_ids(model.template.question_text("What is this?"))))
     sequence = torch.cat([media, question.expand(2, -1, -1)], dim=1)
     with torch.no_grad():
-        logits = model.base.lm_head(model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[:, -1])
+        logits = model.base.lm_head(
+            model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[:, -1]
+        )
     torch.testing.assert_close(begun, logits.softmax(-1), atol=1e-5, rtol=1e-4)
 
 
@@ -402,7 +410,9 @@ def test_controls_break_the_pairs_and_recordings_meet_their_class() -> None:
     lessons = [Lesson(window, 1, prompts.CONTENT.text, "x") for window in range(5)]
     present = {work.content for work in cache.works}
     recordings = [
-        Recording(CONTENT_CLASSES.index(name), np.random.default_rng(0).standard_normal((70, 32)).astype(np.float32))
+        Recording(
+            CONTENT_CLASSES.index(name), np.random.default_rng(0).standard_normal((70, 32)).astype(np.float32)
+        )
         for name in sorted(present)
     ]
     config = tiny_config("align.optimisation.batch=40", "align.recordings_share=0.5")
@@ -414,7 +424,15 @@ def test_controls_break_the_pairs_and_recordings_meet_their_class() -> None:
     normal = [cache.log_mel[lesson.window].float().numpy() for lesson in batch["lessons"]]
 
     def distance(which: object) -> float:
-        return float(np.mean([np.median(np.abs(a - b)) for a, b, s in zip(which, normal, batch["synchronised"], strict=True) if s]))
+        return float(
+            np.mean(
+                [
+                    np.median(np.abs(a - b))
+                    for a, b, s in zip(which, normal, batch["synchronised"], strict=True)
+                    if s
+                ]
+            )
+        )
 
     assert distance(batch["log_mel"].numpy()) < 0.06  # the clip's own sound, but for the gain
     for pairing in ("shuffled", "shifted"):

@@ -156,13 +156,16 @@ def _manifest_from(values: dict[str, Any]) -> Manifest:
         "components": components,
         "stop_token_ids": tuple(int(i) for i in values["stop_token_ids"]),
         "front_end": FrontEnd.from_dict(values["front_end"]),
-        "prompt": _record(PromptTemplate, values["prompt"]),
+        "prompt": _record(PromptTemplate, {**_NO_PICTURE_TEXTS, **values["prompt"]}),
     }
     return _record(Manifest, converted)
 
 
 def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(_record(TensorSpec, {**entry, "shape": tuple(entry["shape"])}) for entry in entries)
+
+
+_NO_PICTURE_TEXTS = {"before_picture": "", "after_picture": ""}  # what a bundle meant before it could say so
 
 
 def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:

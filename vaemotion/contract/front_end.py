@@ -18,6 +18,7 @@ from vaemotion.contract.windows import WindowConfig, grid_index, window_frame_in
 
 Float32 = npt.NDArray[np.float32]
 PATHS: tuple[str, ...] = ("audio", "visual", "audio-visual")
+SILENCE_RMS = 1e-4  # -80 dB of full scale
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class FrontEnd:
     @property
     def audio_window_frames(self) -> int:
         return round(self.windows.audio_window_s / self.log_mel.hop_s)
+
+    @property
+    def filled_audio_window_s(self) -> float:
+        """When a medium has filled its first window of sound: the last frame is a little longer than a hop."""
+        return self.log_mel.samples_for(self.audio_window_frames) / SAMPLE_RATE_HZ
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,6 +108,28 @@ def window_at(clip: Clip, now_s: float, path: str, front_end: FrontEnd) -> Encod
         mel = audio_window(clip.samples, now_s, front_end)[None]
         audio_age_s = max(0.0, now_s - len(clip.samples) / SAMPLE_RATE_HZ)
     return EncoderInputs(now_s, pixels, frame_ages, mel, audio_age_s)
+
+
+def window_ends_s(clip: Clip, path: str, front_end: FrontEnd) -> list[float]:
+    """The moments whose windows together hold the clip, ascending, the last at its end; one for a clip of about a window's length.
+
+    From sound alone, windows in which nothing is heard (see ``SILENCE_RMS``) are left out, unless all are silent.
+    """
+    length_s = front_end.filled_audio_window_s
+    count = 1 + max(0, round(2 * (clip.duration_s - length_s) / length_s))
+    if count == 1:
+        return [clip.duration_s]
+    ends_s = [float(end_s) for end_s in np.linspace(length_s, clip.duration_s, count)]
+    if path != "audio" or clip.samples is None:
+        return ends_s
+    samples = clip.samples
+    heard = [end_s for end_s in ends_s if _rms(samples, end_s - length_s, end_s) > SILENCE_RMS]
+    return heard or ends_s
+
+
+def _rms(samples: Float32, start_s: float, end_s: float) -> float:
+    part = samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
+    return math.sqrt(float(np.mean(np.square(part, dtype=np.float64)))) if part.size else 0.0
 
 
 def audio_window(samples: Float32, now_s: float, front_end: FrontEnd) -> Float32:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Text around the media. ``stop``: the special token that ends an answer."""
+    """Text around the media; ``before_picture`` and ``after_picture`` around the tokens of every single picture, as SmolVLM2 was
+    trained with them. ``stop``: the special token that ends an answer."""
 
     prefix: str = "<|im_start|>User:"
+    before_picture: str = ""
+    after_picture: str = ""
     question: str = " {question}<end_of_utterance>\nAssistant:"
     answer: str = " {answer}"
     stop: str = "<end_of_utterance>"
@@ -24,6 +27,11 @@ class PromptTemplate:
 
     def answer_text(self, answer: str) -> str:
         return self.answer.format(answer=answer)
+
+
+SMOLVLM2 = PromptTemplate(
+    before_picture="<fake_token_around_image><global-img>", after_picture="<fake_token_around_image>"
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,9 @@ _UNCOUNTED = ("fire crackling", "rain", "sea waves", "strings")  # take no artic
 def caption(content: str, valence: float, arousal: float) -> str:
     """One sentence on content and affect, for example "a rooster, stirring and pleasant"."""
     article = "" if content in _UNCOUNTED else "an " if content[0] in "aeiou" else "a "
-    return f"{article}{content}, {level_word(arousal, AROUSAL_WORDS)} and {level_word(valence, VALENCE_WORDS)}"
+    return (
+        f"{article}{content}, {level_word(arousal, AROUSAL_WORDS)} and {level_word(valence, VALENCE_WORDS)}"
+    )
 
 
 def palette(warmth: float, brightness: float) -> str:

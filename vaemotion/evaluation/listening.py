@@ -34,7 +34,9 @@ def option_scores(model: VAEmotionLLM, media: Tensor, question: str, options: Se
             fed = model.embed(torch.tensor(ids[:-1], device=model.device)).expand(len(media), -1, -1)
             step = model.base.model.text_model(inputs_embeds=fed, past_key_values=cache, use_cache=True)
             cache.crop(-fed.shape[1])
-            rows = model.base.lm_head(step.last_hidden_state).float().log_softmax(-1)  # (B, tokens - 1, vocab)
+            rows = (
+                model.base.lm_head(step.last_hidden_state).float().log_softmax(-1)
+            )  # (B, tokens - 1, vocab)
             wanted = torch.tensor(ids[1:], device=model.device).expand(len(media), -1)
             total = total + rows.gather(2, wanted[..., None])[..., 0].sum(1)
         scores.append(total / len(ids))
@@ -77,3 +79,12 @@ def asked(
         )
         scores.append(option_scores(model, media, question, options))
     return torch.cat(scores)
+
+
+def written(model: VAEmotionLLM, audio: Tensor, question: str) -> list[str]:
+    """A greedy answer from sound alone for each window, audio tokens (n, N_a, D)."""
+    answers: list[str] = []
+    for chunk in _chunks(len(audio)):
+        heard = audio[chunk]
+        answers += model.generate(model.media_embeddings(None, heard, len(heard)), question)
+    return answers

@@ -61,26 +61,61 @@ def gaussian_nll(predicted: Numbers, deviation: Numbers, truth: Numbers) -> floa
     return float(np.mean(0.5 * np.log(2 * np.pi * sd**2) + (b - mean) ** 2 / (2 * sd**2)))
 
 
-def accuracy(chosen: Sequence[Hashable], truth: Sequence[Hashable]) -> float:
-    """Share of equal entries."""
-    _same_length(chosen, truth)
-    return sum(a == b for a, b in zip(chosen, truth, strict=True)) / len(truth)
+def accuracy(chosen: Numbers, truth: Numbers) -> float:
+    """Share of equal entries. In: class numbers, (n,); below 0 is no class."""
+    a, b = _classes(chosen, truth)
+    return float((a == b).mean())
 
 
-def macro_f1(chosen: Sequence[Hashable], truth: Sequence[Hashable]) -> float:
-    """Unweighted mean of the F1 of every class that occurs in ``truth`` or was chosen; each is 2 tp / (2 tp + fp + fn)."""
-    _same_length(chosen, truth)
-    scores: list[float] = []
-    for name in {*chosen, *truth}:
-        hits = sum(a == name == b for a, b in zip(chosen, truth, strict=True))
-        named = sum(a == name for a in chosen) + sum(b == name for b in truth)  # 2 tp + fp + fn
-        scores.append(2 * hits / named)
-    return float(np.mean(scores))
+def macro_f1(chosen: Numbers, truth: Numbers) -> float:
+    """Unweighted mean of the F1 of every class that occurs in ``truth`` or was chosen; each is 2 tp / (2 tp + fp + fn).
+
+    In: class numbers, (n,). One below 0 in ``chosen`` is no class, and wrong.
+    """
+    a, b = _classes(chosen, truth)
+    n = int(max(a.max(), b.max())) + 1
+    hits = np.bincount(b[a == b], minlength=n)
+    named = np.bincount(a[a >= 0], minlength=n) + np.bincount(b, minlength=n)  # 2 tp + fp + fn
+    occurs = named > 0
+    return float((2 * hits[occurs] / named[occurs]).mean())
 
 
-def _same_length(chosen: Sequence[Hashable], truth: Sequence[Hashable]) -> None:
-    if len(chosen) != len(truth) or not truth:
-        raise ValueError(f"chosen and truth must have one length above 0, got {len(chosen)} and {len(truth)}")
+def unweighted_average_recall(chosen: Numbers, truth: Numbers) -> float:
+    """Mean over the classes in ``truth`` of the share of each that was chosen (UAR, balanced accuracy). In: as `macro_f1`."""
+    a, b = _classes(chosen, truth)
+    n = int(max(a.max(), b.max())) + 1
+    hits, there = np.bincount(b[a == b], minlength=n), np.bincount(b, minlength=n)
+    return float((hits[there > 0] / there[there > 0]).mean())
+
+
+def _classes(chosen: Numbers, truth: Numbers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    a, b = np.asarray(chosen), np.asarray(truth)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise ValueError(f"chosen and truth must be (n,) with n > 0, got shapes {a.shape} and {b.shape}")
+    if a.dtype.kind not in "iu" or b.dtype.kind not in "iu" or b.min() < 0:
+        raise ValueError("chosen and truth must be class numbers, those of truth at least 0")
+    return a.astype(np.int64), b.astype(np.int64)
+
+
+def jensen_shannon(p: Numbers, q: Numbers) -> Array:
+    """Jensen-Shannon divergence to base 2 of distributions in rows, (n, k) each: (n,), in [0, 1] (Lin 1991, IEEE Trans.
+    Inf. Theory 37:145, eq. 4.1). Rows that do not sum to 1 are a ValueError."""
+    a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"p and q must be (n, k) with n > 0, got shapes {a.shape} and {b.shape}")
+    for rows in (a, b):
+        if not ((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=2e-3)):
+            raise ValueError("p and q must hold distributions: at least 0, each row with the sum 1")
+    a, b = a / a.sum(1, keepdims=True), b / b.sum(1, keepdims=True)
+    middle = (a + b) / 2
+    return np.clip((_divergence(a, middle) + _divergence(b, middle)) / 2, 0, 1)
+
+
+def _divergence(p: Array, q: Array) -> Array:
+    """Kullback-Leibler, in bits: (n,). Where p is 0, nothing is added."""
+    positive = p > 0
+    ratio = np.log2(np.where(positive, p, 1)) - np.log2(np.where(positive, q, 1))
+    return (p * ratio).sum(1)
 
 
 def softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:

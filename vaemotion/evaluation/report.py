@@ -9,12 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vaemotion.contract.front_end import PATHS
-from vaemotion.evaluation.results import DIMENSIONS, AffectResult, ChoiceResult, Estimate, Report
-
-_COLOURS = {"audio": "#c2572b", "visual": "#2b6cb0", "audio-visual": "#4a7c3a"}
+from vaemotion.evaluation.affects import AffectResult, DistributionResult, GainResult
+from vaemotion.evaluation.choices import ChoiceResult, ListedResult, matched_option
+from vaemotion.evaluation.results import Report
+from vaemotion.evaluation.rows import DIMENSIONS, Answer, Estimate, Reading, asked_on
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -32,19 +30,22 @@ def write_report(report: Report, out: Path) -> None:
     except ModuleNotFoundError:
         print("no plots: matplotlib is not installed (pip install 'vaemotion[plot]')", file=sys.stderr)
         return
-    if report.choices:
-        _plot_accuracy(report.choices, out / "accuracy.png")
-    for source in dict.fromkeys(reading.item.source for reading in report.readings):
-        _plot_affect(report, source, out / f"affect-{_file_part(source)}.png")
+    from vaemotion.evaluation.plots import write_plots
+
+    write_plots(report, out)
 
 
 def summary(report: Report) -> dict[str, Any]:
     """The figures as plain values, without the single answers."""
     return {
+        "path": report.path,
         "choices": [asdict(result) for result in report.choices],
+        "listed": [asdict(result) for result in report.listed],
         "affects": [asdict(result) for result in report.affects],
+        "gains": [asdict(result) for result in report.gains],
+        "distributions": [asdict(result) for result in report.distributions],
         "left_out": report.left_out,
-        "bootstrap": {"resamples": report.bootstrap, "seed": report.seed, "coverage": 0.95, "over": "works"},
+        "bootstrap": {**asdict(report.bootstrap), "coverage": 0.95, "over": "works"},
         "wall_s": round(report.wall_s, 3),
     }
 
@@ -52,15 +53,33 @@ def summary(report: Report) -> dict[str, Any]:
 def markdown(report: Report) -> str:
     """The figures as Markdown tables."""
     parts: list[str] = []
+    if report.path is not None:
+        parts.append(f"Control run: every item was asked on the path {report.path!r} instead of its own.")
     if report.choices:
+        title = "## Multiple choice (mean token log-probability, unlisted options)\n\n"
+        parts.append(title + _choice_table(report.choices))
+    if report.listed:
         parts.append(
-            "## Multiple choice (mean token log-probability, unlisted options)\n\n"
-            + _choice_table(report.choices)
+            "## Multiple choice (listed and rotated options, greedy answer)\n\n"
+            "A text that is no option counts as wrong. Circular: items that are right under every rotation (MMBench's "
+            "CircularEval where there are as many rotations as options).\n\n" + _listed_table(report.listed)
         )
     if report.affects:
         parts.append("## Valence and arousal\n\n" + _affect_table(report.affects))
+    if report.gains:
+        parts.append(
+            "## Both modalities against the better one\n\n"
+            "CCC(audio-visual) − max(CCC(audio), CCC(visual)) on the same media, paired bootstrap.\n\n"
+            + _gain_table(report.gains)
+        )
+    if report.distributions:
+        parts.append(
+            "## Emotion distributions (Jensen-Shannon divergence to the labels', bits: 0 is equal)\n\n"
+            + _distribution_table(report.distributions)
+        )
+    made = report.bootstrap
     parts.append(
-        f"Brackets: 95 % bootstrap intervals over works, {report.bootstrap} resamples, seed {report.seed}."
+        f"Brackets: 95 % bootstrap intervals over works, {made.resamples} resamples, seed {made.seed}."
     )
     if report.left_out:
         listed = ", ".join(f"{count} × {reason}" for reason, count in report.left_out.items())
@@ -70,35 +89,90 @@ def markdown(report: Report) -> str:
 
 def _choice_table(results: Sequence[ChoiceResult]) -> str:
     rows = [
-        (r.source, r.task, r.path, r.items, _shown(r.accuracy), f"{r.chance:.3f}", f"{r.macro_f1:.3f}")
+        (
+            r.source,
+            r.task,
+            asked_on(r.path, r.own_path),
+            r.items,
+            _shown(r.accuracy),
+            f"{r.chance:.3f}",
+            _shown(r.macro_f1),
+            _shown(r.uar),
+        )
         for r in results
     ]
-    return _table(("source", "task", "path", "items", "accuracy", "chance", "macro F1"), rows)
+    return table(("source", "task", "path", "items", "accuracy", "chance", "macro F1", "UAR"), rows)
+
+
+def _listed_table(results: Sequence[ListedResult]) -> str:
+    rows = [
+        (
+            r.source,
+            r.task,
+            asked_on(r.path, r.own_path),
+            r.items,
+            r.rotations,
+            _shown(r.parse_rate),
+            _shown(r.accuracy),
+            f"{r.chance:.3f}",
+            _shown(r.circular),
+            f"{r.circular_chance:.3f}",
+            _shown(r.macro_f1),
+            _shown(r.uar),
+        )
+        for r in results
+    ]
+    figures = ("parse rate", "accuracy", "chance", "circular", "its chance", "macro F1", "UAR")
+    return table(("source", "task", "path", "items", "rotations", *figures), rows)
 
 
 def _affect_table(results: Sequence[AffectResult]) -> str:
     """Each dimension's paths, and below them the mean predictor of each path."""
     rows: list[tuple[object, ...]] = []
     for r in results:
+        path = asked_on(r.path, r.own_path)
+        named = (r.source, r.construct, r.dimension)
         figures = (_shown(r.ccc), _shown(r.pcc), _shown(r.rmse), f"{r.nll:.3f}", f"{r.mean_sd:.3f}")
-        rows.append((r.source, r.dimension, r.path, r.readings, *figures))
-        rows.append(
-            (
-                r.source,
-                r.dimension,
-                f"{r.path}, mean predictor",
-                r.readings,
-                "0.000",
-                "0.000",
-                f"{r.mean_rmse:.3f}",
-                "",
-                "",
-            )
+        rows.append((*named, path, r.readings, *figures))
+        constant = ("0.000", "0.000", f"{r.mean_rmse:.3f}", "", "")
+        rows.append((*named, f"{path}, mean predictor", r.readings, *constant))
+    figures = ("CCC", "PCC", "RMSE", "NLL", "mean sd")
+    return table(("source", "construct", "dimension", "path", "n", *figures), rows)
+
+
+def _gain_table(results: Sequence[GainResult]) -> str:
+    rows = [
+        (
+            r.source,
+            r.construct,
+            r.dimension,
+            r.media,
+            f"{r.audio_visual_ccc:.3f}",
+            f"{r.best_single_ccc:.3f} ({r.best_single})",
+            _shown(r.gain),
+            "yes" if r.gain.low > 0 else "no",
         )
-    return _table(("source", "dimension", "path", "n", "CCC", "PCC", "RMSE", "NLL", "mean sd"), rows)
+        for r in results
+    ]
+    figures = ("audio-visual", "best single path", "difference", "lower bound above 0")
+    return table(("source", "construct", "dimension", "n", *figures), rows)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def _distribution_table(results: Sequence[DistributionResult]) -> str:
+    """Each path's model, and below it two predictors that look at nothing."""
+    rows: list[tuple[object, ...]] = []
+    for r in results:
+        raters = "computed" if r.mean_raters is None else f"{r.mean_raters:.1f}"
+        path = asked_on(r.path, r.own_path)
+        named = (r.source, r.construct)
+        rows.append((*named, path, r.readings, raters, _shown(r.jsd)))
+        rows.append((*named, f"{path}, uniform predictor", r.readings, raters, _shown(r.uniform_jsd)))
+        rows.append((*named, f"{path}, mean distribution", r.readings, raters, _shown(r.mean_jsd)))
+    return table(("source", "construct", "path", "n", "raters a label", "JSD"), rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
@@ -109,84 +183,38 @@ def _shown(estimate: Estimate) -> str:
 
 
 def _predictions(report: Report) -> Iterable[dict[str, Any]]:
-    for answer in report.answers:
-        item = answer.item
-        yield {
-            "id": item.id,
-            "path": item.modality,
-            "task": item.task,
-            "answer": (item.options or ())[item.answer_index or 0],
-            "chosen": answer.chosen,
-            "right": answer.chosen_index == item.answer_index,
-            "log_probabilities": dict(zip(item.options or (), answer.log_probabilities, strict=True)),
-        }
-    for reading in report.readings:
-        item, affect = reading.item, reading.affect
-        yield {
-            "id": item.id,
-            "path": item.modality,
-            "task": "affect",
-            **{name: getattr(item, name) for name in DIMENSIONS},
-            **{f"predicted_{name}": float(getattr(affect, name)) for name in DIMENSIONS},
-            **{f"predicted_{name}_sd": float(getattr(affect, f"{name}_sd")) for name in DIMENSIONS},
-            "predicted_emotions": [float(share) for share in affect.emotions],
-        }
+    yield from map(_answer_row, report.answers)
+    yield from map(_reading_row, report.readings)
 
 
-def _file_part(source: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in source)
+def _answer_row(answer: Answer) -> dict[str, Any]:
+    item, options = answer.item, answer.options
+    parsed = [matched_option(text, options) for text in answer.written]
+    listed = {
+        "written": list(answer.written),
+        "parsed": [None if k is None else options[k] for k in parsed],
+    }
+    return {
+        "id": item.id,
+        "path": answer.path,
+        "task": item.task,
+        "answer": options[answer.right_index],
+        "chosen": answer.chosen,
+        "right": answer.chosen_index == answer.right_index,
+        "log_probabilities": dict(zip(options, answer.log_probabilities, strict=True)),
+        **(listed if answer.written else {}),
+    }
 
 
-def _plot_accuracy(results: Sequence[ChoiceResult], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 + 1.1 * len(results), 4), layout="constrained")
-    axes = figure.add_subplot()
-    for position, r in enumerate(results):
-        below, above = r.accuracy.value - r.accuracy.low, r.accuracy.high - r.accuracy.value
-        # A percentile interval need not hold the estimate; an error bar cannot be negative.
-        axes.bar(
-            position,
-            r.accuracy.value,
-            0.7,
-            color=_COLOURS[r.path],
-            yerr=[[max(0, below)], [max(0, above)]],
-            capsize=4,
-        )
-        axes.hlines(r.chance, position - 0.45, position + 0.45, colors="black", linestyles="dashed")
-    axes.set_xticks(range(len(results)), [f"{r.task}\n{r.path}\n{r.source}" for r in results], fontsize=8)
-    axes.set(ylim=(0, 1.02), ylabel="accuracy (dashed: chance)")
-    axes.set_title("Multiple choice, 95 % intervals over works", fontsize=10)
-    figure.savefig(path, dpi=120)
-
-
-def _plot_affect(report: Report, source: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    panels: Any = figure.subplots(len(DIMENSIONS), len(PATHS), sharex=True, sharey=True)
-    figures = {(r.dimension, r.path): r for r in report.affects if r.source == source}
-    for row, dimension in enumerate(DIMENSIONS):
-        for column, modality in enumerate(PATHS):
-            axes, result = panels[row, column], figures.get((dimension, modality))
-            _scatter(axes, report, source, dimension, modality)
-            score = "no labels" if result is None else f"CCC {result.ccc.value:.2f}"
-            axes.set_title(f"{dimension}, {modality}: {score}", fontsize=9)
-    panels[-1, 1].set_xlabel("true")
-    panels[0, 0].set_ylabel("predicted")
-    panels[1, 0].set_ylabel("predicted")
-    figure.suptitle(source, fontsize=10)
-    figure.savefig(path, dpi=120)
-
-
-def _scatter(axes: Any, report: Report, source: str, dimension: str, modality: str) -> None:
-    mine = [
-        r
-        for r in report.readings
-        if (r.item.source, r.item.modality) == (source, modality) and getattr(r.item, dimension) is not None
-    ]
-    truth = np.array([getattr(r.item, dimension) for r in mine], np.float64)
-    predicted = np.array([getattr(r.affect, dimension) for r in mine], np.float64)
-    axes.plot([-1, 1], [-1, 1], color="black", linewidth=0.7)
-    axes.scatter(truth, predicted, s=9, alpha=0.6, color=_COLOURS[modality])
-    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+def _reading_row(reading: Reading) -> dict[str, Any]:
+    item, affect = reading.item, reading.affect
+    return {
+        "id": item.id,
+        "path": reading.path,
+        "task": "affect",
+        "construct": item.construct,
+        **{name: getattr(item, name) for name in DIMENSIONS},
+        **{f"predicted_{name}": float(getattr(affect, name)) for name in DIMENSIONS},
+        **{f"predicted_{name}_sd": float(getattr(affect, f"{name}_sd")) for name in DIMENSIONS},
+        "predicted_emotions": [float(share) for share in affect.emotions],
+    }

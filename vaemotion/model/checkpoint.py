@@ -1,13 +1,16 @@
 """Checkpoints: a folder with ``config.json``, safetensors, the tokenizer and hashes. No pickle anywhere.
 
 ``config.json`` holds the model's sizes and constants, the lineage of each stage and, for every component, file and
-sha256. Weights are stored in float16 except the EmoAdapter's, which stay float32: what was rounded, was rounded *in the
+sha256. A pretrained base is not copied: its folder is named with the sha256 of each of its files, and is verified when it is
+loaded; ``VAEMOTION_BASE`` names the folder where it lies elsewhere. Weights are stored in float16 except the EmoAdapter's, which stay float32: what was rounded, was rounded *in the
 model* when its stage ended, so that loading gives back exactly the weights that the later stages were trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from torch import nn
 from vaemotion.contract.bundle import publish_folder, sha256_of
 from vaemotion.contract.errors import UserError
 from vaemotion.model.checkpoint_config import ModelConfig
+from vaemotion.model.pretrained import load_base_weights
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 SCHEMA_VERSION = 1
@@ -63,6 +67,9 @@ def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], 
     temporary.mkdir(parents=True)
     files: dict[str, Any] = {}
     for name in components(model):
+        if name == "base" and model.base_folder is not None:
+            files[name] = _reference(model.base_folder, folder)
+            continue
         file = temporary / f"{name}.safetensors"
         save_file(component_tensors(model, name), file)
         file.chmod(0o644)  # safetensors leaves it unreadable for others
@@ -80,6 +87,33 @@ def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], 
     for extra in folder.glob("README.md") if folder.is_dir() else ():
         shutil.copy2(extra, temporary)  # the model card stays with the checkpoint
     publish_folder(temporary, folder)
+
+
+def _reference(base: Path, folder: Path) -> dict[str, Any]:
+    """How a checkpoint in ``folder`` names a pretrained base: its relative path, its files' hashes and one hash of them all."""
+    files = {
+        file.name: sha256_of(file) for file in sorted([base / "config.json", *base.glob("*.safetensors")])
+    }
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return {"reference": os.path.relpath(base.resolve(), folder.resolve()), "files": files, "sha256": digest}
+
+
+def _referenced_base(folder: Path, entry: dict[str, Any]) -> Path:
+    """The folder of the pretrained base that a checkpoint names, every file of it verified."""
+    base = Path(os.environ.get("VAEMOTION_BASE") or folder.resolve() / entry["reference"])
+    for name, sha256 in entry["files"].items():
+        file = base / name
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(
+                f"{folder} was trained on the base {Path(entry['reference']).name}, and {file} is missing; set VAEMOTION_BASE to "
+                f"the folder of that base"
+            )
+        if sha256_of(file) != sha256:
+            raise CheckpointError(
+                f"{file} is not the base that {folder} was trained on: its sha256 differs; set VAEMOTION_BASE to the folder of "
+                f"the right one"
+            )
+    return base
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -106,6 +140,8 @@ def load_checkpoint(folder: Path) -> VAEmotionLLM:
     config = read_config(folder)
     try:
         for name, entry in config["components"].items():
+            if name == "base" and "reference" in entry:
+                continue  # verified where it is loaded
             _check_hash(folder, name, entry)
         tokenizer = Tokenizer.from_file(str(folder / config["components"]["tokenizer"]["file"]))
         model = VAEmotionLLM(ModelConfig.from_dict(config["model"]), tokenizer)
@@ -116,6 +152,9 @@ def load_checkpoint(folder: Path) -> VAEmotionLLM:
     for name, part in components(model).items():
         if name not in config["components"]:
             raise CheckpointError(f"{folder / 'config.json'} describes {name!r} but lists no file for it")
+        if "reference" in config["components"][name]:
+            load_base_weights(model, _referenced_base(folder, config["components"][name]))
+            continue
         _load_component(part, folder / config["components"][name]["file"])
     return model.eval()
 

@@ -15,14 +15,14 @@ from transformers import ASTConfig, ASTModel, SmolVLMForConditionalGeneration
 
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.contract.prompts import PromptTemplate
+from vaemotion.contract.prompts import SMOLVLM2
 from vaemotion.model.checkpoint_config import ModelConfig
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 
 def pretrained_base(folder: Path, front_end: FrontEnd) -> VAEmotionLLM:
-    """A SmolVLM (256M, 500M, 2.2B) as the base, in float32. Raises UsageError for another model or picture side, or a tokenizer without
-    the template's special tokens."""
+    """A SmolVLM (256M, 500M, 2.2B) as the base, its weights float16 numbers in float32. Raises UsageError for another model or picture
+    side, or a tokenizer without the template's special tokens."""
     config = _config(folder, "smolvlm", "SmolVLM2")
     side_px = config["vision_config"]["image_size"]
     if front_end.image.side_px != side_px:
@@ -34,15 +34,23 @@ def pretrained_base(folder: Path, front_end: FrontEnd) -> VAEmotionLLM:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises plain Exception
         raise UsageError(f"{folder / 'tokenizer.json'} cannot be read as a tokenizer: {error}") from error
-    template = PromptTemplate()
-    if len(tokenizer.encode(template.stop, add_special_tokens=False).ids) != 1:
-        raise UsageError(
-            f"{folder}: its tokenizer does not know {template.stop!r}; this is no SmolVLM2 chat model"
-        )
-    model = VAEmotionLLM(ModelConfig(vlm=config, front_end=front_end), tokenizer)
-    source = _weights(SmolVLMForConditionalGeneration, folder)
-    model.base.load_state_dict(source.state_dict())
+    for token in (SMOLVLM2.stop, "<fake_token_around_image>", "<global-img>"):
+        if len(tokenizer.encode(token, add_special_tokens=False).ids) != 1:
+            raise UsageError(
+                f"{folder}: its tokenizer does not know {token!r}; this is no SmolVLM2 chat model"
+            )
+    model = VAEmotionLLM(ModelConfig(vlm=config, front_end=front_end, prompt=SMOLVLM2), tokenizer)
+    load_base_weights(model, folder)
     return model
+
+
+def load_base_weights(model: VAEmotionLLM, folder: Path) -> None:
+    """Fill the base from that folder, rounded to float16 as it is shipped, and remember where it lies."""
+    model.base.load_state_dict(_weights(SmolVLMForConditionalGeneration, folder).state_dict())
+    with torch.no_grad():
+        for parameter in model.base.parameters():
+            parameter.copy_(parameter.half().float())
+    model.base_folder = folder
 
 
 def pretrained_audio_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

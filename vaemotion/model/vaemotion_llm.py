@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,9 @@ class VAEmotionLLM(nn.Module):
         width = self.width
         self.audio = AudioPathway(config.audio, width) if config.audio else None
         self.adapter = EmoAdapter(config.adapter, width) if config.adapter else None
+        self.base_folder: Path | None = (
+            None  # of a pretrained base, which a checkpoint names instead of copying it
+        )
 
     @property
     def width(self) -> int:
@@ -54,6 +58,12 @@ class VAEmotionLLM(nn.Module):
     def vocabulary(self) -> int:
         """How many logits there are."""
         return self.base.config.text_config.vocab_size
+
+    @property
+    def tokens_per_picture(self) -> int:
+        """T: visual tokens that one picture becomes."""
+        vlm = self.base.config
+        return (vlm.vision_config.image_size // vlm.vision_config.patch_size // vlm.scale_factor) ** 2
 
     @property
     def device(self) -> torch.device:
@@ -93,12 +103,28 @@ class VAEmotionLLM(nn.Module):
         prefix = self.embed(torch.tensor(self.token_ids(self.template.prefix), device=self.device))
         parts = [prefix.expand(batch, -1, -1)]
         if visual is not None:
-            parts.append(visual)
+            parts.append(self._wrapped(visual))
         if audio is not None:
             assert self.audio is not None
             before, after = self.audio.delimiters[:, None, None].expand(2, batch, 1, -1)
             parts += [before, audio, after]
         return torch.cat(parts, dim=1)
+
+    def _wrapped(self, visual: Tensor) -> Tensor:
+        """Each picture's tokens between the template's texts around it: (B, n · T, D) → (B, n · (T + texts), D)."""
+        around = [
+            self.token_ids(text) for text in (self.template.before_picture, self.template.after_picture)
+        ]
+        if not any(around):
+            return visual
+        pictures = visual.unflatten(1, (-1, self.tokens_per_picture))  # (B, n, T, D)
+        before, after = (
+            self.embed(torch.tensor(ids, dtype=torch.long, device=self.device)).expand(
+                *pictures.shape[:2], -1, -1
+            )
+            for ids in around
+        )
+        return torch.cat([before, pictures, after], dim=2).flatten(1, 2)
 
     def answer_logits(self, media: Tensor, text: TextBatch) -> Tensor:
         """Logits that predict each answer token, (n_answer_tokens, vocab), rows in the order of ``text.answer``.

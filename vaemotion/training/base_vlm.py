@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from vaemotion.contract import prompts
@@ -35,7 +34,7 @@ from vaemotion.model.checkpoint_config import ModelConfig
 from vaemotion.model.tokenizer import END_OF_TEXT_ID, SPECIAL_TOKENS, train_tokenizer
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import TrainingConfig, VlmSize, read_training_config
-from vaemotion.training.loop import Objective, Parts, fit
+from vaemotion.training.loop import Objective, Parts, fit, process
 from vaemotion.training.losses import answer_loss, masked_squared_error
 
 QUESTION_SHARES = {
@@ -54,10 +53,11 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     config = read_training_config(config_file, overrides)
     out = out or Path(config.runs) / "base"
     model = new_model(config)
-    complete = run(model, config, out.with_name(out.name + ".training"), resume)
-    if complete and PartialState().is_main_process:
+    me = process()
+    if run(model, config, out.with_name(out.name + ".training"), resume) and me.is_main_process:
         round_in_place(model.base, COMPONENT_DTYPE["base"])
         save_checkpoint(model, out, {"name": config.name, "base": config.to_dict()}, config.licence)
+    me.wait_for_everyone()
 
 
 def new_model(config: TrainingConfig) -> VAEmotionLLM:
@@ -133,7 +133,9 @@ def targets_of(work: Work | LineShape) -> Targets:
     """See ``Targets``."""
     if isinstance(work, LineShape):
         unknown = (math.nan,) * len(VISIBLE)
-        return Targets(CONTENT_CLASSES.index(LINE_CONTENT), (work.valence, work.arousal, *unknown, *work.measures))
+        return Targets(
+            CONTENT_CLASSES.index(LINE_CONTENT), (work.valence, work.arousal, *unknown, *work.measures)
+        )
     factors = tuple(getattr(work.factors, name) for name in VISIBLE)
     unknown = (math.nan,) * len(MEASURES)
     return Targets(CONTENT_CLASSES.index(work.content), (work.valence, work.arousal, *factors, *unknown))
@@ -158,7 +160,9 @@ def collate(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _sample(config: TrainingConfig, number: int, count: int, listed: bool) -> tuple[Tensor, str, str, Targets]:
+def _sample(
+    config: TrainingConfig, number: int, count: int, listed: bool
+) -> tuple[Tensor, str, str, Targets]:
     """Pictures (count, 3, side, side), question, answer and targets of one sample."""
     rng = np.random.default_rng([config.seed, 9, number])
     front_end = FrontEnd(config.log_mel, config.image, config.windows)
@@ -166,7 +170,9 @@ def _sample(config: TrainingConfig, number: int, count: int, listed: bool) -> tu
     if count == 1 and rng.random() < config.base.line_share:
         work: Work | LineShape = sample_line_shape(seed)
         pixels = torch.from_numpy(prepare_frame(draw_line_shape(work), front_end.image))[None]
-        shares = {question: share for question, share in QUESTION_SHARES.items() if question != prompts.PALETTE}
+        shares = {
+            question: share for question, share in QUESTION_SHARES.items() if question != prompts.PALETTE
+        }
     else:
         work, shares = sample_work(seed), QUESTION_SHARES
         earliest = (count - 1) * config.windows.frame_spacing_s
@@ -203,7 +209,9 @@ class BaseObjective(Objective):
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Parts]:
         model, size = self.model, len(batch["questions"])
-        tokens = model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (size, -1)).flatten(1, 2)  # (B, N_v, D)
+        tokens = (
+            model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (size, -1)).flatten(1, 2)
+        )  # (B, N_v, D)
         text = model.text_batch(batch["questions"], batch["answers"])
         logits = model.answer_logits(model.media_embeddings(tokens, None, size), text)
         answer = answer_loss(logits, text.ids[text.answer])

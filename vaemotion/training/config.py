@@ -108,6 +108,7 @@ class EmotionStage:
     language_weight: float = 0.3
     language_batch: int = 8
     shrinkage: float = 0.05
+    dropout: float = 0.15
     modality_dropout: bool = True
     token_ages: bool = True
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from rich.progress import track
 from torch import Tensor
 
@@ -26,8 +25,14 @@ from vaemotion.model.checkpoint import load_checkpoint, read_config, save_checkp
 from vaemotion.model.emo_adapter import CONSTRUCTS, EmoAdapter, EmoAdapterConfig
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import EmotionStage, TrainingConfig, read_training_config
-from vaemotion.training.loop import Objective, Parts, fit, weights_digest
-from vaemotion.training.losses import answer_loss, concordance_loss, gaussian_nll, global_mean, rater_divergence
+from vaemotion.training.loop import Objective, Parts, fit, process, weights_digest
+from vaemotion.training.losses import (
+    answer_loss,
+    concordance_loss,
+    gaussian_nll,
+    global_mean,
+    rater_divergence,
+)
 from vaemotion.training.ratings import RatedSet, read_rated
 from vaemotion.training.windows_cache import WindowCache, cached_windows
 
@@ -74,18 +79,21 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     model = load_checkpoint(aligned)
     stored = read_config(aligned)
     base_hash = stored["components"]["base"]["sha256"]
-    process = PartialState()
-    with process.main_process_first():  # the others read what it kept
-        cache = cached_windows(model, base_hash, "train", config.emotion.works, config.seed, Path(config.runs))
+    me = process()
+    with me.main_process_first():  # the others read what it kept
+        cache = cached_windows(
+            model, base_hash, "train", config.emotion.works, config.seed, Path(config.runs)
+        )
     feelings = Feelings(
         cache, hear(model, cache),
         read_rated(config.emotion.ratings, Path(config.media_root), model, config.seed),
         tuple(sha256_of(Path(manifest)) for manifest in config.emotion.ratings),
     )  # fmt: skip
     model = with_adapter(model, feelings, config)
-    if run(model, feelings, config, out.with_name(out.name + ".training"), resume) and process.is_main_process:
+    if run(model, feelings, config, out.with_name(out.name + ".training"), resume) and me.is_main_process:
         lineage = {**stored["lineage"], "emotion": {**config.to_dict(), **feelings.summary()}}
         save_checkpoint(model, out, lineage, config.licence)
+    me.wait_for_everyone()
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def with_adapter(model: VAEmotionLLM, feelings: Feelings, config: TrainingConfig
     """The same model, frozen, with a new EmoAdapter whose whitening is fitted to the training tokens of every domain."""
     model.requires_grad_(False)
     torch.manual_seed(config.seed + 7)
-    adapter_config = EmoAdapterConfig()
+    adapter_config = EmoAdapterConfig(dropout=config.emotion.dropout)
     model.config = replace(model.config, adapter=adapter_config)
     model.adapter = EmoAdapter(adapter_config, model.width)
     some = slice(0, 2000)  # windows; their tokens are plenty for a covariance of this width
@@ -153,7 +161,12 @@ class Rows:
         window_rows = self.procedural(windows, rngs)
         rated = [self.rated(which, rngs) for which in range(len(self.feelings.rated))]
         step = numbers[0] // self.config.emotion.optimisation.batch
-        return {"rows": joined([*window_rows, *rated]), "windows": windows, "numbers": list(numbers), "step": step}
+        return {
+            "rows": joined([*window_rows, *rated]),
+            "windows": windows,
+            "numbers": list(numbers),
+            "step": step,
+        }
 
     def procedural(self, windows: Sequence[int], rngs: Sequence[np.random.Generator]) -> list[AdapterBatch]:
         """Windows as the device would have them, once for each path: now and then fewer pictures (a stream that has just begun), ages
@@ -161,7 +174,9 @@ class Rows:
         cache, index = self.feelings.cache, torch.tensor(windows)
         b, frames, per_frame = len(windows), cache.visual.shape[1], cache.visual.shape[2]
         late_s = torch.tensor([rng.uniform(0.0, 0.1) for rng in rngs])[:, None]
-        kept = torch.tensor([frames if rng.random() < 0.75 else int(rng.integers(1, frames + 1)) for rng in rngs])
+        kept = torch.tensor(
+            [frames if rng.random() < 0.75 else int(rng.integers(1, frames + 1)) for rng in rngs]
+        )
         position = torch.arange(frames)[None]  # oldest first
         seen = (position >= frames - kept[:, None]).repeat_interleave(per_frame, dim=1)
         age_s = ((frames - 1 - position) * self.spacing_s + late_s).repeat_interleave(per_frame, dim=1)
@@ -193,7 +208,9 @@ class Rows:
             audio = rated.tokens[item, view].float()
         else:
             visual = rated.tokens[item, view].float()[:, None].expand(-1, frames, -1, -1)
-            length = torch.tensor([1 if rng.random() < 0.7 else int(rng.integers(1, frames + 1)) for rng in rngs])
+            length = torch.tensor(
+                [1 if rng.random() < 0.7 else int(rng.integers(1, frames + 1)) for rng in rngs]
+            )
             shown = torch.arange(frames)[None] >= frames - length[:, None]
         age_s = (frames - 1 - torch.arange(frames)[None]) * self.spacing_s
         number = PATHS.index(rated.path)
@@ -222,7 +239,11 @@ def supervisor_loss(out: Any, rows: AdapterBatch, stage: EmotionStage) -> tuple[
     divergence = rater_divergence(out.emotion_logits[here, rows.construct], rows.emotions)
     total = stage.va_weight * torch.stack(list(concordance.values())).sum()
     loss = total + stage.nll_weight * nll + stage.emotion_weight * divergence
-    return loss, {**{f"ccc_loss_{path}": value for path, value in concordance.items()}, "nll": nll, "kl": divergence}
+    return loss, {
+        **{f"ccc_loss_{path}": value for path, value in concordance.items()},
+        "nll": nll,
+        "kl": divergence,
+    }
 
 
 class EmotionObjective(Objective):
@@ -275,7 +296,12 @@ def run(
 ) -> bool:  # fmt: skip
     """Train the adapter in place; True when complete (see ``loop.fit``)."""
     assert model.audio is not None
-    identity = [config.identity("emotion"), weights_digest(model.base), weights_digest(model.audio), *feelings.data]
+    identity = [
+        config.identity("emotion"),
+        weights_digest(model.base),
+        weights_digest(model.audio),
+        *feelings.data,
+    ]
     rows = Rows(model, feelings, config)
     return fit(
         "emotion", EmotionObjective(model, feelings, config), rows.collate, config.emotion.optimisation, out,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -95,11 +95,13 @@ def fit(
     ``collate`` may run in worker processes, and gets the numbers of this process's share of a batch. State and logs lie in
     ``out``; ``stop_after`` ends early, as an interruption would, and the return value says whether the training is complete.
     ``identity`` describes everything that the result depends on besides; a state that was written under another is refused.
-    Start several processes with ``accelerate launch``.
+    Start several processes with ``accelerate launch`` or ``torchrun``.
     """
     accelerator = _accelerator(config, out)
     micro = _micro_batch(title, config, accelerator.num_processes)
-    optimizer = torch.optim.AdamW(_decay_groups(objective, config), lr=config.learning_rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        _decay_groups(objective, config), lr=config.learning_rate, betas=(0.9, 0.95)
+    )
     out.mkdir(parents=True, exist_ok=True)
     if not resume and accelerator.is_main_process:
         (out / STATE_FILE).unlink(missing_ok=True)
@@ -146,10 +148,16 @@ def fit(
     return stop >= config.steps
 
 
+def process() -> PartialState:
+    """This process among those that train together; without a GPU they talk through gloo."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def _accelerator(config: Optimisation, out: Path) -> Accelerator:
     AcceleratorState._reset_state()  # the last stage of this process may have had another precision
     # A step in which a path is not asked leaves its weights without gradient.
     return Accelerator(
+        cpu=not torch.cuda.is_available(),
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
@@ -203,7 +211,10 @@ class _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.accelerator.end_training()
+        for (
+            tracker
+        ) in self.accelerator.trackers:  # end_training would take the process group from the next stage
+            tracker.finish()
 
     def write(self, step: int, figures: Parts, steps_per_s: float) -> None:
         means: Any = self.accelerator.reduce({k: v.detach().float() for k, v in figures.items()}, "mean")
@@ -230,7 +241,9 @@ def _trim_log(log_file: Path, start: int) -> None:
 
 def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int, identity: str = "") -> None:
     """Trainable weights and the optimizer's moments, atomically."""
-    tensors = {f"weight.{k}": p.detach().cpu().clone() for k, p in holder.named_parameters() if p.requires_grad}
+    tensors = {
+        f"weight.{k}": p.detach().cpu().clone() for k, p in holder.named_parameters() if p.requires_grad
+    }
     state = optimizer.state_dict()["state"]
     for index, moments in state.items():
         tensors |= {

@@ -50,9 +50,13 @@ def read_rated(
     groups: dict[tuple[str, str, str], list[Item]] = {}
     for manifest in manifests:
         for item in read_manifest(Path(manifest), media_root):
-            labelled = item.valence is not None or item.arousal is not None or item.emotion_distribution is not None
+            labelled = (
+                item.valence is not None or item.arousal is not None or item.emotion_distribution is not None
+            )
             if item.split == split and labelled and item.modality != "audio-visual":
-                groups.setdefault((item.source, item.modality, item.construct or "expressed"), []).append(item)
+                groups.setdefault((item.source, item.modality, item.construct or "expressed"), []).append(
+                    item
+                )
     if manifests and not groups:
         raise UsageError(f"{', '.join(manifests)}: no rated item of split {split!r} on a single path")
     return [_rated_set(*key, items, media_root, model, seed) for key, items in groups.items()]
@@ -60,14 +64,22 @@ def read_rated(
 
 @torch.no_grad()
 def _rated_set(
-    source: str, path: str, construct: str, items: list[Item], media_root: Path, model: VAEmotionLLM, seed: int
+    source: str,
+    path: str,
+    construct: str,
+    items: list[Item],
+    media_root: Path,
+    model: VAEmotionLLM,
+    seed: int,
 ) -> RatedSet:
     tokens: list[Tensor] = []
     for number, item in enumerate(track(items, source)):
         rng = np.random.default_rng([seed, 12, number])
         clip = load_clip(item, media_root)
         if path == "visual":
-            pixels = [prepare_frame(v, model.config.front_end.image) for v in _picture_views(clip.frames[0], rng)]
+            pixels = [
+                prepare_frame(v, model.config.front_end.image) for v in _picture_views(clip.frames[0], rng)
+            ]
             views = model.vision(torch.from_numpy(np.stack(pixels)).to(model.device))  # (views, T, D)
         else:
             assert model.audio is not None

@@ -22,7 +22,9 @@ from vaemotion.data.manifest import read_manifest
 from vaemotion.data.procedural_art import CONTENT_CLASSES
 
 Float32 = npt.NDArray[np.float32]
-_AUDIBLE_RANGE = 6.0  # nepers of power: a crop whose loudest frame lies further below the recording's is silence
+_AUDIBLE_RANGE = (
+    6.0  # nepers of power: a crop whose loudest frame lies further below the recording's is silence
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Recording:
     log_mel: Float32
 
 
-def read_recordings(manifest: Path, media_root: Path, front_end: FrontEnd, split: str = "train") -> list[Recording]:
+def read_recordings(
+    manifest: Path, media_root: Path, front_end: FrontEnd, split: str = "train"
+) -> list[Recording]:
     """The recordings of a split. Raises UsageError for an item that names none of our classes."""
     chosen = [item for item in read_manifest(manifest, media_root) if item.split == split]
     if not chosen:
@@ -53,11 +57,15 @@ def _recording(item: Item, media_root: Path, front_end: FrontEnd) -> Recording:
     mel = log_mel(samples, front_end.log_mel)
     missing = front_end.audio_window_frames - len(mel)
     if missing > 0:
-        mel = np.concatenate([mel, np.full((missing, mel.shape[1]), np.log(front_end.log_mel.mel_floor), np.float32)])
+        mel = np.concatenate(
+            [mel, np.full((missing, mel.shape[1]), np.log(front_end.log_mel.mel_floor), np.float32)]
+        )
     return Recording(CONTENT_CLASSES.index(name), mel)
 
 
-def heard_elsewhere(recording: Recording, background: Float32, rng: np.random.Generator, front_end: FrontEnd) -> Float32:
+def heard_elsewhere(
+    recording: Recording, background: Float32, rng: np.random.Generator, front_end: FrontEnd
+) -> Float32:
     """A normalised window (frames, mels) of the recording, strongly augmented: stretched by up to a quarter, cut anywhere, moved
     by up to three mel bins, equalised, louder or softer, over ``background`` (frames, mels; not normalised), with masks."""
     config, frames = front_end.log_mel, front_end.audio_window_frames
@@ -81,15 +89,16 @@ def _crop(mel: Float32, frames: int, rng: np.random.Generator) -> Float32:
     """``frames`` frames from anywhere in which something is heard, stretched by 0.8 to 1.25; the recording goes round."""
     span = int(np.clip(round(frames * rng.uniform(0.8, 1.25)), 2, len(mel)))
     loudness = mel.mean(axis=1)
+    rows = np.arange(span)
     for _ in range(20):
         rows = (int(rng.integers(len(mel))) + np.arange(span)) % len(mel)
         if loudness[rows].max() >= loudness.max() - _AUDIBLE_RANGE:
             break
     positions = np.linspace(0, span - 1, frames)
     low = np.floor(positions).astype(int)
-    high, share = np.minimum(low + 1, span - 1), (positions - low)[:, None].astype(np.float32)
+    share = (positions - low).astype(np.float32)[:, None]
     cut = mel[rows]
-    return (1 - share) * cut[low] + share * cut[high]
+    return np.asarray((1 - share) * cut[low] + share * cut[np.minimum(low + 1, span - 1)], np.float32)
 
 
 def _moved(mel: Float32, bins: int) -> Float32:

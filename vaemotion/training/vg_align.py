@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from vaemotion.contract import prompts
@@ -34,8 +33,8 @@ from vaemotion.model.checkpoint import (
 from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.base_vlm import AuxiliaryHead
-from vaemotion.training.config import AlignStage, TrainingConfig, read_training_config
-from vaemotion.training.loop import Objective, Parts, fit, seeded, weights_digest
+from vaemotion.training.config import TrainingConfig, read_training_config
+from vaemotion.training.loop import Objective, Parts, fit, process, seeded, weights_digest
 from vaemotion.training.losses import answer_loss, distillation_loss, masked_squared_error
 from vaemotion.training.recordings import Recording, heard_elsewhere, read_recordings
 from vaemotion.training.teacher import Lesson, Views, teacher_lessons, teacher_views, visual_tokens
@@ -51,10 +50,10 @@ def train(
     """
     config = read_training_config(config_file, overrides)
     base_folder, out = Path(config.runs) / "base", out or Path(config.runs) / "align"
-    process = PartialState()
-    if vlm is not None and process.is_main_process:
+    me = process()
+    if vlm is not None and me.is_main_process:
         import_base(vlm, config, base_folder)
-    process.wait_for_everyone()
+    me.wait_for_everyone()
     weights = None
     if ear is not None:
         config, weights = with_pretrained_ear(ear, config)
@@ -66,15 +65,16 @@ def train(
     stored = read_config(base_folder)
     base_hash = stored["components"]["base"]["sha256"]
     working = out.with_name(out.name + ".training")
-    with process.main_process_first():  # the others read what it kept
+    with me.main_process_first():  # the others read what it kept
         school = prepare(model, config, base_hash, working)
-    if run(model, school, config, working, resume) and process.is_main_process:
+    if run(model, school, config, working, resume) and me.is_main_process:
         assert model.audio is not None
         round_in_place(model.audio, COMPONENT_DTYPE["audio"])
         lineage = {**stored["lineage"], "align": {**config.to_dict(), **school.summary()}}
         save_checkpoint(model, out, lineage, config.licence)
         if read_config(out)["components"]["base"]["sha256"] != base_hash:
             raise UserError("stage 1 changed the base's weights; this is a defect, please report it")
+    me.wait_for_everyone()
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ def prepare(model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working
         if views.coherent[lesson.window]
     ]
     if not lessons:
-        raise UserError("the teacher contradicts itself about every clip; look at the base, or raise align.works")
+        raise UserError(
+            "the teacher contradicts itself about every clip; look at the base, or raise align.works"
+        )
     recordings, data = [], ""
     if stage.recordings:
         front_end = model.config.front_end
@@ -136,9 +138,8 @@ def with_pretrained_ear(ear: Path, config: TrainingConfig) -> tuple[TrainingConf
 
 
 def import_base(folder: Path, config: TrainingConfig, out: Path) -> None:
-    """A pretrained vision-language model as the checkpoint that stage 1 starts from."""
+    """A pretrained vision-language model as the checkpoint that stage 1 starts from: it names the folder and copies nothing."""
     model = pretrained_base(folder, FrontEnd(config.log_mel, config.image, config.windows))
-    round_in_place(model.base, COMPONENT_DTYPE["base"])
     save_checkpoint(model, out, {"name": config.name, "base": {"pretrained": folder.name}}, config.licence)
 
 
@@ -215,12 +216,16 @@ class Pairs:
     def _raw(self, window: int) -> np.ndarray:
         """A window's log-mel as it was before it was normalised."""
         config = self.front_end.log_mel
-        return self.school.cache.log_mel[window].float().numpy() * np.float32(2 * config.std) + np.float32(config.mean)
+        return self.school.cache.log_mel[window].float().numpy() * np.float32(2 * config.std) + np.float32(
+            config.mean
+        )
 
 
 def augmented(log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Weak augmentation of a synchronised pair: gain (±2 dB), one time mask, one frequency mask. (frames, mels), normalised."""
-    changed = log_mel + np.float32(rng.uniform(-0.05, 0.05))  # 2 dB are 0.46 nepers of power, divided by 2 · std
+    changed = log_mel + np.float32(
+        rng.uniform(-0.05, 0.05)
+    )  # 2 dB are 0.46 nepers of power, divided by 2 · std
     mean = changed.mean()
     for longest, axis in ((10, 0), (4, 1)):
         width = int(rng.integers(0, longest))
@@ -247,7 +252,9 @@ class Alignment(Objective):
         assert model.audio is not None
         size, windows = len(lessons), [lesson.window for lesson in lessons]
         visual = visual_tokens(self.school.cache, windows, lessons[0].frame_count).to(model.device)
-        text = model.text_batch([lesson.question for lesson in lessons], [lesson.answer for lesson in lessons])
+        text = model.text_batch(
+            [lesson.question for lesson in lessons], [lesson.answer for lesson in lessons]
+        )
         with torch.no_grad():
             teacher = model.answer_logits(model.media_embeddings(visual, None, size), text)
         heard = model.audio(batch["log_mel"])

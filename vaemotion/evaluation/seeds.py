@@ -1,0 +1,136 @@
+"""Several models, one per training seed, on one benchmark. In: each one's summary. Out: mean and standard deviation over them.
+
+A row of a summary is told by its texts (source, task, path, ...); its numbers are its figures; counts stay counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaemotion.contract.errors import UsageError
+from vaemotion.evaluation.report import table
+
+SECTIONS = {
+    "choices": "Multiple choice (mean token log-probability, unlisted options)",
+    "listed": "Multiple choice (listed and rotated options, greedy answer)",
+    "affects": "Valence and arousal",
+    "gains": "Both modalities against the better one (CCC)",
+    "distributions": "Emotion distributions (Jensen-Shannon divergence, bits)",
+}
+# Texts that are a finding and not a row's name.
+_FINDINGS = ("best_single",)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over models: ``values`` by model, in their order; ``deviation`` with n − 1."""
+
+    values: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.values.values())))
+
+    @property
+    def deviation(self) -> float:
+        return float(np.std(list(self.values.values()), ddof=1))
+
+
+@dataclass(frozen=True)
+class SpreadRow:
+    """One row of one table: its name's parts, its counts, and its figures by name."""
+
+    section: str
+    name: dict[str, str]
+    counts: dict[str, int]
+    figures: dict[str, Spread]
+
+
+def model_names(models: Sequence[Path]) -> list[str]:
+    """A folder name for each model: its own, with as many of the folders above it as tell it from the others.
+
+    Raises UsageError for a model given twice.
+    """
+    parts = [model.resolve().parts[1:] for model in models]
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"each --model must be another one, got {', '.join(map(str, models))}")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths have different names")
+
+
+def spread_over_models(summaries: Mapping[str, Mapping[str, Any]]) -> list[SpreadRow]:
+    """Every figure of every table, over at least two models. A row that not every model has is left out: an older bundle does
+    not predict what is induced."""
+    rows: list[SpreadRow] = []
+    for section in SECTIONS:
+        found = [
+            {
+                tuple(name.items()): (counts, figures)
+                for name, counts, figures in map(_split, summary[section])
+            }
+            for summary in summaries.values()
+        ]
+        for name, (counts, first) in found[0].items():
+            if all(name in rows_of for rows_of in found):
+                figures = {
+                    figure: Spread({m: r[name][1][figure] for m, r in zip(summaries, found, strict=True)})
+                    for figure in first
+                }
+                rows.append(SpreadRow(section, dict(name), counts, figures))
+    return rows
+
+
+def _split(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int], dict[str, float]]:
+    """Name, counts and figures of a summary's row."""
+    name = {key: v for key, v in row.items() if isinstance(v, str) and key not in _FINDINGS}
+    counts = {key: v for key, v in row.items() if isinstance(v, int)}
+    figures = {
+        key: float(v["value"] if isinstance(v, dict) else v)
+        for key, v in row.items()
+        if isinstance(v, dict | float)
+    }
+    return name, counts, figures
+
+
+def write_seeds(rows: Sequence[SpreadRow], out: Path) -> None:
+    """Write ``seeds.json`` and ``seeds.md``."""
+    out.mkdir(parents=True, exist_ok=True)
+    values: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
+    for row in rows:
+        figures = {
+            figure: {"mean": s.mean, "sd": s.deviation, "values": s.values}
+            for figure, s in row.figures.items()
+        }
+        values[row.section].append({**row.name, **row.counts, **figures})
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "seeds.json").write_text(text + "\n", encoding="utf-8")
+    (out / "seeds.md").write_text(seeds_markdown(rows) + "\n", encoding="utf-8")
+
+
+def seeds_markdown(rows: Sequence[SpreadRow]) -> str:
+    """One table per section: mean ± standard deviation over the models."""
+    parts: list[str] = []
+    for section, title in SECTIONS.items():
+        if mine := [row for row in rows if row.section == section]:
+            head = (*mine[0].name, *mine[0].counts, *mine[0].figures)
+            body = [
+                (
+                    *row.name.values(),
+                    *row.counts.values(),
+                    *(f"{s.mean:.3f} ± {s.deviation:.3f}" for s in row.figures.values()),
+                )
+                for row in mine
+            ]
+            parts.append(f"## {title}\n\n" + table([name.replace("_", " ") for name in head], body))
+    models = list(next(iter(rows[0].figures.values())).values) if rows else []
+    parts.append(f"Mean ± standard deviation (n − 1) over {len(models)} models: {', '.join(models)}.")
+    return "\n\n".join(parts)
