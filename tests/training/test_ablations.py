@@ -62,7 +62,7 @@ class CutOff(Workshop):
     def figures_of(self, trial: Trial, validation: WindowCache) -> dict[str, float | None]:
         self.begun += 1
         if self.begun == 2:
-            (self.out / "trial.training").mkdir()
+            (self.out / f"{trial.key}.training").mkdir()
             raise KeyboardInterrupt
         return super().figures_of(trial, validation)
 

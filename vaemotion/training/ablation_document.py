@@ -133,7 +133,7 @@ def cell(values: Sequence[float | None]) -> str:
 def findings(document: Document, group: Group) -> str:
     """One sentence: what the numbers say of each contrast."""
     said = [_finding(document, group, contrast) for contrast in group.contrasts]
-    return "; ".join(said) + "."
+    return "; ".join(dict.fromkeys(said)) + "."
 
 
 def _finding(document: Document, group: Group, contrast: Contrast) -> str:

@@ -55,10 +55,11 @@ def adapter_figures(
     """Of a model after stage 2, on validation windows with the audio tokens that it hears in them."""
     figures: Figures = {}
     for path, (read, backwards, audio, visual) in _through_adapter(model, feelings, config).items():
-        windows = feelings.cache
-        figures |= _said(
-            model, windows, None if path == "audio" else visual, None if path == "visual" else audio, path
-        )
+        windows, count = feelings.cache, len(read)
+        seen, heard = None if path == "audio" else visual, None if path == "visual" else audio
+        felt = _named(asked(model, seen, heard, count, prompts.EMOTION.text, EMOTIONS))
+        truth = np.array([int(np.argmax(work.emotion_distribution)) for work in windows.works])
+        figures |= {f"said_emotion.{path}": accuracy(felt, truth), **_said(model, windows, seen, heard, path)}
         read_figures = _read(windows, read, backwards)
         figures |= {f"{k}.{path}": value if is_supervised else None for k, value in read_figures.items()}
     return figures
@@ -121,22 +122,15 @@ def _turned(rows: AdapterBatch, frames: int) -> AdapterBatch:
 def _said(
     model: VAEmotionLLM, windows: WindowCache, visual: Tensor | None, audio: Tensor | None, path: str
 ) -> Figures:
-    """What the language model answers from these tokens, against the truth: content and emotion as accuracy, valence and arousal as
-    the CCC of its mean level."""
+    """What the language model answers from these tokens, against the truth: content as accuracy, valence and arousal as the CCC of
+    its mean level."""
     count = len(windows.works)
-    emotion = asked(model, visual, audio, count, prompts.EMOTION.text, EMOTIONS)
+    named = _named(content_scores(model, visual, audio, count))
+    figures: Figures = {f"content.{path}": accuracy(named, _contents(windows))}
     scales = {
         "valence": (prompts.VALENCE.text, prompts.VALENCE_WORDS),
         "arousal": (prompts.AROUSAL.text, prompts.AROUSAL_WORDS),
     }
-    figures: Figures = {
-        f"content.{path}": accuracy(
-            _named(content_scores(model, visual, audio, count)), _contents(windows)
-        ),
-        f"said_emotion.{path}": accuracy(
-            _named(emotion), np.array([int(np.argmax(w.emotion_distribution)) for w in windows.works])
-        ),
-    }  # fmt: skip
     for name, (question, words) in scales.items():
         scores = asked(model, visual, audio, count, question, words)
         level = mean_levels(model, scores, words)

@@ -45,7 +45,7 @@ from vaemotion.training.config import TrainingConfig, read_training_config
 from vaemotion.training.loop import process
 from vaemotion.training.windows_cache import WindowCache, cached_windows
 
-VALIDATION_WINDOWS = 300
+VALIDATION_WINDOWS = 240
 
 
 def train(
@@ -136,15 +136,16 @@ class Workshop:
         return "sight-" + plan.trial(ALIGN, {}, 0).key
 
     def figures_of(self, trial: Trial, validation: WindowCache) -> Figures:
-        """Train and measure. The training's own output is swallowed; its state lies in a folder that is thrown away."""
-        working = self.out / "trial.training"
-        shutil.rmtree(working, ignore_errors=True)
+        """Train and measure. The training's own output is swallowed, and its state thrown away."""
+        working = self.out / f"{trial.key}.training"
+        shutil.rmtree(working, ignore_errors=True)  # of a run that was killed
         self.model.adapter = None  # of the last trial
-        with contextlib.redirect_stdout(io.StringIO()):
-            measure = self._align if trial.stage == ALIGN else self._emotion
-            figures = measure(trial, validation, working)
-        shutil.rmtree(working, ignore_errors=True)
-        return figures
+        measure = self._align if trial.stage == ALIGN else self._emotion
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return measure(trial, validation, working)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
 
     def _align(self, trial: Trial, validation: WindowCache, working: Path) -> Figures:
         model = vg_align.with_audio_pathway(self.model, trial.config)
@@ -191,6 +192,9 @@ def run(plan: Plan, groups: Sequence[Group], workshop: Workshop) -> None:
         _ = workshop.school  # asked once, with its own progress bars, before ours
     with Clock(trials, missing, out) as clock:
         for trial in missing:
+            if _is_done(trial, trials, workshop):  # by a second process, given other groups
+                clock.end(trial)
+                continue
             clock.begin(trial)
             began = time.monotonic()
             figures = workshop.figures_of(trial, validation)
@@ -244,15 +248,15 @@ class Clock:
             description=f"variant {number} of {len(self.trials)}, {self.time_left()}: {trial.label}",
         )
 
-    def end(self, trial: Trial, seconds: float) -> None:
-        self.took.setdefault(trial.stage, []).append(seconds)
+    def end(self, trial: Trial, seconds: float | None = None) -> None:
+        """``seconds``: what it took; None when it was not run here."""
         self.left.remove(trial)
         done = len(self.trials) - len(self.left)
-        self.progress.console.print(
-            f"{done} of {len(self.trials)}: {trial.label}: {seconds:.0f} s; {self.time_left()}",
-            highlight=False,
-        )
         self.progress.update(self.task, completed=done)
+        if seconds is not None:
+            self.took.setdefault(trial.stage, []).append(seconds)
+            line = f"{done} of {len(self.trials)}: {trial.label}: {seconds:.0f} s; {self.time_left()}"
+            self.progress.console.print(line, highlight=False)
 
     def time_left(self) -> str:
         every = [seconds for times in self.took.values() for seconds in times]
