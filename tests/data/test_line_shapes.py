@@ -33,7 +33,9 @@ def test_measures_are_those_of_known_outlines() -> None:
     assert (square[2], circle[2]) == pytest.approx((1, -1))
     star = np.where(np.arange(10)[:, None] % 2, polygon(10, 0.1), polygon(10, 0.3))
     assert _measured(star)[0] > square[0]
-    assert _measured(polygon(4, 0.4))[1] - _measured(polygon(4, 0.2))[1] == pytest.approx(np.log(2) / np.log(3))
+    assert _measured(polygon(4, 0.4))[1] - _measured(polygon(4, 0.2))[1] == pytest.approx(
+        np.log(2) / np.log(3)
+    )
 
 
 def test_jagged_shapes_stir_and_sharp_ones_displease() -> None:

@@ -22,7 +22,13 @@ def shapes(folder: Path, *, shuffled: bool = False) -> Path:
     for number, value in enumerate(arousal):
         picture = np.full((80, 80, 3), 255, np.uint8)
         for _ in range(round(6 + 5 * value)):
-            cv2.line(picture, tuple(map(int, rng.integers(0, 80, 2))), tuple(map(int, rng.integers(0, 80, 2))), (0, 0, 0), 1)
+            cv2.line(
+                picture,
+                tuple(map(int, rng.integers(0, 80, 2))),
+                tuple(map(int, rng.integers(0, 80, 2))),
+                (0, 0, 0),
+                1,
+            )
         file = folder / f"{number}.png"
         cv2.imwrite(str(file), picture)
         label = float(rng.uniform(-1, 1)) if shuffled else float(value)
@@ -38,7 +44,20 @@ def shapes(folder: Path, *, shuffled: bool = False) -> Path:
 
 
 def figure(folder: Path, capsys: pytest.CaptureFixture[str]) -> float:
-    assert main(["evaluate", "baselines", str(folder / "m.jsonl"), "--media-root", str(folder), "--bootstrap", "50"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "baselines",
+                str(folder / "m.jsonl"),
+                "--media-root",
+                str(folder),
+                "--bootstrap",
+                "50",
+            ]
+        )
+        == 0
+    )
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| lines")]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:7] == ["lines", "arousal", "gradient statistics", "ridge", "30", "10", "CCC"]
@@ -55,8 +74,18 @@ def test_ridge_finds_what_gradients_tell_and_nothing_where_there_is_nothing(
     assert abs(figure(tmp_path / "nothing", capsys)) < 0.5
 
 
-def test_a_split_that_is_not_there_leaves_nothing_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", "baselines", str(shapes(tmp_path)), "--media-root", str(tmp_path), "--split", "validation"]
+def test_a_split_that_is_not_there_leaves_nothing_to_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "evaluate",
+        "baselines",
+        str(shapes(tmp_path)),
+        "--media-root",
+        str(tmp_path),
+        "--split",
+        "validation",
+    ]
     assert main(words) == 2
     assert "no labelled items of both splits, train and validation" in capsys.readouterr().err
 
@@ -65,7 +94,9 @@ def test_gradients_of_an_empty_picture_are_nothing_and_of_stripes_lie_in_one_dir
     blank = gradient_statistics(Clip((np.full((64, 64, 3), 200, np.uint8),), (0.0,)))
     assert blank.shape == (36,)
     assert not blank.any()
-    stripes = np.repeat((np.arange(64) // 8 % 2 * 255).astype(np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
+    stripes = np.repeat((np.arange(64) // 8 % 2 * 255).astype(np.uint8)[None, :, None], 64, axis=0).repeat(
+        3, axis=2
+    )
     across = gradient_statistics(Clip((stripes,), (0.0,)))[:8]
     assert across.argmax() == 0
     assert across[0] > 0.8 * across.sum()

@@ -29,7 +29,9 @@ FRONT_END = FrontEnd(log_mel=LogMelConfig(n_mels=32))
 def write_sound(path: Path, samples: np.ndarray) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=SAMPLE_RATE_HZ, layout="mono", format="s16")
-        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            (samples * 32767).astype(np.int16)[None], format="s16", layout="mono"
+        )
         frame.sample_rate = SAMPLE_RATE_HZ
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -46,8 +48,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = np.full((60, 40, 3), 255, np.uint8)
     cv2.circle(picture, (20, 30), 10, (0, 0, 0), 2)
     cv2.imwrite(str(folder / "circle.png"), picture)
-    common = {"pairing": "none", "split": "train", "license": "CC0-1.0", "task": "emotion", "construct": "expressed"}
-    recording = {**common, "pairing": "matched", "task": "content", "question": "What is this?", "modality": "audio"}
+    common = {
+        "pairing": "none",
+        "split": "train",
+        "license": "CC0-1.0",
+        "task": "emotion",
+        "construct": "expressed",
+    }
+    recording = {
+        **common,
+        "pairing": "matched",
+        "task": "content",
+        "question": "What is this?",
+        "modality": "audio",
+    }
     items = [
         item(folder, "bang", audio="bang.flac", **{**recording, "construct": None}, answer="dog bark", source="r"),
         item(folder, "hum", audio="hum.flac", **{**recording, "construct": None, "split": "test"}, answer="rain", source="r"),

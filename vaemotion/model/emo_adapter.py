@@ -71,6 +71,18 @@ class Whitening(nn.Module):
         return (tokens - self.mean) @ self.matrix
 
 
+class TokenFeatures(nn.Module):
+    """What combinations of a token's whitened directions say, (B, N, D) → (B, N, D): contours and onsets show in no single direction,
+    and an average over tokens keeps only what was made linear before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, whitened: Tensor) -> Tensor:
+        return F.gelu(self.second(F.gelu(self.first(whitened))))
+
+
 class Enhancer(nn.Module):
     """``X' = X + g · W_up · GELU(W_down · LN[X_white ; mean c])``; ``W_up`` starts at 0, so that step 0 is the identity."""
 
@@ -95,6 +107,7 @@ class EmoAdapter(nn.Module):
         super().__init__()
         self.config = config
         self.audio_whitening, self.visual_whitening = Whitening(width), Whitening(width)
+        self.audio_features, self.visual_features = TokenFeatures(width), TokenFeatures(width)
         self.queries = nn.Parameter(torch.randn(config.queries, width) * 0.5)
         self.null = nn.Parameter(torch.randn(1, 1, width) * 0.5)
         self.modality = nn.Parameter(torch.randn(2, width) * 0.1)  # added to the keys: audio, visual
@@ -108,7 +121,7 @@ class EmoAdapter(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.queries * width, config.hidden),
         )
-        self.statistics = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(4 * width + 2, config.hidden))
+        self.statistics = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(8 * width + 2, config.hidden))
         self.heads = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, outputs))
 
     def encode_age(self, age_s: Tensor) -> Tensor:
@@ -138,8 +151,9 @@ class EmoAdapter(nn.Module):
         visual_mask: Tensor,
         visual_age_s: Tensor,
     ) -> AdapterOutput:
-        audio, audio_statistics = _whitened(self.audio_whitening, audio_tokens, audio_mask)
-        visual, visual_statistics = _whitened(self.visual_whitening, visual_tokens, visual_mask)
+        audio = _kept(self.audio_whitening(audio_tokens), audio_mask)
+        visual = _kept(self.visual_whitening(visual_tokens), visual_mask)
+        heard, seen = self.audio_features(audio), self.visual_features(visual)
         null = self.null.expand(audio.shape[0], -1, -1)
         keys = torch.cat(
             [
@@ -150,9 +164,10 @@ class EmoAdapter(nn.Module):
             dim=1,
         )
         mask = torch.cat([torch.ones_like(audio_mask[:, :1]), audio_mask, visual_mask], dim=1)
-        context = self.attend(keys, torch.cat([null, audio, visual], dim=1), mask)  # (B, Q, D)
+        context = self.attend(keys, torch.cat([null, heard, seen], dim=1), mask)  # (B, Q, D)
         present = torch.stack([audio_mask.any(1), visual_mask.any(1)], dim=1).to(context.dtype)  # (B, 2)
-        statistics = torch.cat([audio_statistics, visual_statistics, present], dim=1)
+        moments = [_moments(x, audio_mask) for x in (audio, heard)] + [_moments(x, visual_mask) for x in (visual, seen)]
+        statistics = torch.cat([*moments, present], dim=1)  # (B, 8 D + 2)
         readout = self.heads(self.supervisor(context.flatten(1)) + self.statistics(statistics))
         readout = readout.unflatten(1, (len(CONSTRUCTS), -1))  # (B, C, 4 + emotions)
         mean_context = context.mean(1)
@@ -165,12 +180,15 @@ class EmoAdapter(nn.Module):
         )
 
 
-def _whitened(whitening: Whitening, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Whitened tokens (B, N, D), zero where masked (whatever stood there), and their mean and standard deviation
-    over the unmasked ones, (B, 2 D), zero where all are masked."""
-    keep = mask[..., None]
-    whitened = torch.where(keep, whitening(tokens), 0.0)
+def _kept(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Zero where masked, whatever stood there. tokens: (B, N, D); mask: (B, N) bool."""
+    return torch.where(mask[..., None], tokens, 0.0)
+
+
+def _moments(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean and standard deviation over the unmasked tokens, (B, 2 D); zero where all are masked."""
+    tokens = _kept(tokens, mask)
     count = mask.sum(1, keepdim=True).clamp_min(1).to(tokens.dtype)  # (B, 1)
-    mean = whitened.sum(1) / count
-    variance = torch.where(keep, (whitened - mean[:, None]) ** 2, 0.0).sum(1) / count
-    return whitened, torch.cat([mean, (variance + 1e-8).sqrt()], dim=1)
+    mean = tokens.sum(1) / count
+    variance = _kept((tokens - mean[:, None]) ** 2, mask).sum(1) / count
+    return torch.cat([mean, (variance + 1e-8).sqrt()], dim=1)

@@ -36,7 +36,14 @@ from vaemotion.training.losses import (
 from vaemotion.training.ratings import RatedSet, read_rated
 from vaemotion.training.windows_cache import WindowCache, cached_windows
 
-QUESTION_SHARES = {prompts.EMOTION: 0.3, prompts.AROUSAL: 0.25, prompts.VALENCE: 0.25, prompts.CAPTION: 0.2}
+# Content is among them, so that the enhanced tokens keep it: the narration reads it from them.
+QUESTION_SHARES = {
+    prompts.EMOTION: 0.25,
+    prompts.AROUSAL: 0.2,
+    prompts.VALENCE: 0.2,
+    prompts.CAPTION: 0.2,
+    prompts.CONTENT: 0.15,
+}
 EXPRESSED = CONSTRUCTS.index("expressed")
 PROCEDURAL = 0  # the number of the procedural source; rated ones follow
 
