@@ -28,7 +28,7 @@ from vaemotion.evaluation import hearing_conditions as conditions
 from vaemotion.evaluation import hearing_verdict as verdicts
 from vaemotion.evaluation.hearing import run_hearing
 from vaemotion.evaluation.hearing_material import other_clips, procedural_material
-from vaemotion.evaluation.listening import hear, option_scores
+from vaemotion.evaluation.listening import hear
 from vaemotion.evaluation.rows import Bootstrap, Estimate
 from vaemotion.model.checkpoint import save_checkpoint
 
@@ -304,7 +304,7 @@ def test_options_are_scored_as_the_device_scores_them() -> None:
     model = tiny_model()
     audio = hear(model, procedural_material(model, "test", 2, 0, with_sight=False).log_mel)
     media = model.media_embeddings(None, audio, 2)
-    got = option_scores(model, media, prompts.CONTENT.text, CONTENT_CLASSES).numpy()
+    got = model.option_scores(media, prompts.CONTENT.text, CONTENT_CLASSES).numpy()
     reference = TorchLanguageModel(model)
     ids = [
         [*model.token_ids(model.template.answer_text(option)), model.stop_id] for option in CONTENT_CLASSES

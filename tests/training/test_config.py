@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,18 @@ def test_what_is_recorded_of_a_run_reads_back_as_the_same_configuration(tmp_path
     assert recorded["align"]["works"] == 12
     assert recorded["windows"]["frames"] == config.windows.frames
     assert recorded["audio_encoder"] == config.audio_encoder
+
+
+def test_the_lineage_names_no_place_on_this_machine() -> None:
+    config = read_training_config(
+        CONFIG_FILE,
+        [
+            "runs=/somewhere/runs", "media_root=/somewhere/media", "align.recordings=/somewhere/esc10.jsonl",
+            "emotion.ratings=['/somewhere/bass.jsonl']",
+        ],
+    )  # fmt: skip
+    lineage = config.lineage()
+    assert "somewhere" not in json.dumps(lineage)
+    assert lineage["align"]["recordings"] == "esc10.jsonl"
+    assert lineage["emotion"]["ratings"] == ["bass.jsonl"]
+    assert lineage["seed"] == config.seed

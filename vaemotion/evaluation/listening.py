@@ -18,31 +18,6 @@ from vaemotion.model.vaemotion_llm import VAEmotionLLM
 _CHUNK = 48  # windows at once
 
 
-@torch.no_grad()
-def option_scores(model: VAEmotionLLM, media: Tensor, question: str, options: Sequence[str]) -> Tensor:
-    """Mean token log-probability of each option after the question, (B, options). media: (B, P, D). The prefix is evaluated once."""
-    question_ids = torch.tensor(model.token_ids(model.template.question_text(question)), device=model.device)
-    head = torch.cat([media, model.embed(question_ids).expand(len(media), -1, -1)], dim=1)
-    out = model.base.model.text_model(inputs_embeds=head, use_cache=True)
-    last = model.base.lm_head(out.last_hidden_state[:, -1]).float().log_softmax(-1)  # (B, vocab)
-    cache = out.past_key_values
-    scores: list[Tensor] = []
-    for option in options:
-        ids = [*model.token_ids(model.template.answer_text(option)), model.stop_id]
-        total = last[:, ids[0]]
-        if len(ids) > 1:
-            fed = model.embed(torch.tensor(ids[:-1], device=model.device)).expand(len(media), -1, -1)
-            step = model.base.model.text_model(inputs_embeds=fed, past_key_values=cache, use_cache=True)
-            cache.crop(-fed.shape[1])
-            rows = (
-                model.base.lm_head(step.last_hidden_state).float().log_softmax(-1)
-            )  # (B, tokens - 1, vocab)
-            wanted = torch.tensor(ids[1:], device=model.device).expand(len(media), -1)
-            total = total + rows.gather(2, wanted[..., None])[..., 0].sum(1)
-        scores.append(total / len(ids))
-    return torch.stack(scores, dim=1)
-
-
 def _chunks(count: int) -> Iterator[slice]:
     return (slice(start, start + _CHUNK) for start in range(0, count, _CHUNK))
 
@@ -77,7 +52,7 @@ def asked(
         media = model.media_embeddings(
             None if visual is None else visual[chunk], None if audio is None else audio[chunk], size
         )
-        scores.append(option_scores(model, media, question, options))
+        scores.append(model.option_scores(media, question, options))
     return torch.cat(scores)
 
 

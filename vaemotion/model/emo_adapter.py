@@ -166,7 +166,9 @@ class EmoAdapter(nn.Module):
         mask = torch.cat([torch.ones_like(audio_mask[:, :1]), audio_mask, visual_mask], dim=1)
         context = self.attend(keys, torch.cat([null, heard, seen], dim=1), mask)  # (B, Q, D)
         present = torch.stack([audio_mask.any(1), visual_mask.any(1)], dim=1).to(context.dtype)  # (B, 2)
-        moments = [_moments(x, audio_mask) for x in (audio, heard)] + [_moments(x, visual_mask) for x in (visual, seen)]
+        moments = [_moments(x, audio_mask) for x in (audio, heard)] + [
+            _moments(x, visual_mask) for x in (visual, seen)
+        ]
         statistics = torch.cat([*moments, present], dim=1)  # (B, 8 D + 2)
         readout = self.heads(self.supervisor(context.flatten(1)) + self.statistics(statistics))
         readout = readout.unflatten(1, (len(CONSTRUCTS), -1))  # (B, C, 4 + emotions)

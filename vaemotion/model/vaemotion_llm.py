@@ -167,3 +167,30 @@ class VAEmotionLLM(nn.Module):
             step = self.embed(chosen)[:, None]
         rows = torch.stack(tokens, dim=1).tolist()
         return [self.tokenizer.decode([i for i in row if i != self.stop_id]).strip() for row in rows]
+
+    def option_ids(self, option: str) -> list[int]:
+        """An option as the model would give it, closed by the stop token."""
+        return [*self.token_ids(self.template.answer_text(option)), self.stop_id]
+
+    @torch.no_grad()
+    def option_scores(self, media: Tensor, question: str, options: Sequence[str]) -> Tensor:
+        """Mean token log-probability of each option after the question, (B, options). media: (B, P, D). The prefix is evaluated once."""
+        question_ids = torch.tensor(self.token_ids(self.template.question_text(question)), device=self.device)
+        head = torch.cat([media, self.embed(question_ids).expand(len(media), -1, -1)], dim=1)
+        out = self.base.model.text_model(inputs_embeds=head, use_cache=True)
+        last = self.base.lm_head(out.last_hidden_state[:, -1]).float().log_softmax(-1)  # (B, vocab)
+        cache, scores = out.past_key_values, []
+        for option in options:
+            ids = self.option_ids(option)
+            total = last[:, ids[0]]
+            if len(ids) > 1:
+                fed = self.embed(torch.tensor(ids[:-1], device=self.device)).expand(len(media), -1, -1)
+                step = self.base.model.text_model(inputs_embeds=fed, past_key_values=cache, use_cache=True)
+                cache.crop(-fed.shape[1])
+                rows = (
+                    self.base.lm_head(step.last_hidden_state).float().log_softmax(-1)
+                )  # (B, tokens - 1, vocab)
+                wanted = torch.tensor(ids[1:], device=self.device).expand(len(media), -1)
+                total = total + rows.gather(2, wanted[..., None])[..., 0].sum(1)
+            scores.append(total / len(ids))
+        return torch.stack(scores, dim=1)

@@ -56,7 +56,7 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     me = process()
     if run(model, config, out.with_name(out.name + ".training"), resume) and me.is_main_process:
         round_in_place(model.base, COMPONENT_DTYPE["base"])
-        save_checkpoint(model, out, {"name": config.name, "base": config.to_dict()}, config.licence)
+        save_checkpoint(model, out, {"name": config.name, "base": config.lineage()}, config.licence)
     me.wait_for_everyone()
 
 

@@ -71,7 +71,9 @@ class BaseStage:
 class AlignStage:
     """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees; ``recordings``: manifest of
     recordings that are paired with clips of their class (empty: none), and their share of the samples; ``auxiliary_weight``: of the
-    disposable head on the audio tokens that is taught what the teacher saw; ``pairing``: the controls are ``shifted`` (the sound
+    disposable head on the audio tokens that is taught what the teacher saw; ``incoherent_bits``: a clip is not taught from when the
+    teacher's next-token distributions about its content, from the fewest and from the most pictures, are further apart than this
+    (Jensen-Shannon divergence): what it shows does not stay one thing while it sounds; ``pairing``: the controls are ``shifted`` (the sound
     of another moment) and ``shuffled`` (the sound of another clip)."""
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=1e-3))
@@ -82,6 +84,7 @@ class AlignStage:
     ce_weight: float = 0.5
     auxiliary_weight: float = 1.0
     both_share: float = 1 / 3  # of the steps, in which the student gets [V; A]
+    incoherent_bits: float = 0.3
     sampled_share: float = 0.5  # of the teacher's answers, sampled at temperature 0.7 instead of greedily
     recordings: str = ""
     recordings_share: float = 0.45
@@ -133,6 +136,14 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def lineage(self) -> dict[str, Any]:
+        """For checkpoints: all but where things lie on this machine; manifests by their file names."""
+        values = self.to_dict()
+        del values["runs"], values["media_root"]
+        values["align"]["recordings"] = Path(self.align.recordings).name
+        values["emotion"]["ratings"] = [Path(manifest).name for manifest in self.emotion.ratings]
+        return values
 
     def identity(self, stage: str) -> str:
         """Everything that the result of a stage depends on, as JSON: a state of another identity cannot be resumed."""

@@ -98,7 +98,7 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     )  # fmt: skip
     model = with_adapter(model, feelings, config)
     if run(model, feelings, config, out.with_name(out.name + ".training"), resume) and me.is_main_process:
-        lineage = {**stored["lineage"], "emotion": {**config.to_dict(), **feelings.summary()}}
+        lineage = {**stored["lineage"], "emotion": {**config.lineage(), **feelings.summary()}}
         save_checkpoint(model, out, lineage, config.licence)
     me.wait_for_everyone()
 

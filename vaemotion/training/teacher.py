@@ -25,7 +25,7 @@ from vaemotion.contract import prompts
 from vaemotion.data.instructions import choose_question
 from vaemotion.data.procedural_art import CONTENT_CLASSES
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
-from vaemotion.training.config import TrainingConfig
+from vaemotion.training.config import AlignStage, TrainingConfig
 from vaemotion.training.loop import seeded
 from vaemotion.training.windows_cache import WindowCache
 
@@ -42,9 +42,6 @@ QUESTION_SHARES = {
 AUDIBLE_SHARES = {question: share for question, share in QUESTION_SHARES.items() if question.audible}
 QUESTIONS_PER_WORK = 3
 SAMPLING_TEMPERATURE = 0.7
-# A clip is not taught from when the teacher's next-token distributions to the content question, from the fewest and from the most
-# pictures, are further apart than this (Jensen-Shannon divergence): what it shows does not stay one thing while it sounds.
-INCOHERENT_BITS = 0.3
 _CHUNK = 64  # windows asked at once
 
 
@@ -61,7 +58,7 @@ class Lesson:
 @dataclass(frozen=True)
 class Views:
     """What the teacher sees in each window. ``content`` (n,): index of its answer, -1 where that is no class; ``coherent`` (n,) bool: does
-    it begin its answer alike whether it looks at the fewest pictures or at the most (see ``INCOHERENT_BITS``)? ``affect`` (n, 2): the
+    it begin its answer alike whether it looks at the fewest pictures or at the most (see ``AlignStage.incoherent_bits``)? ``affect`` (n, 2): the
     mean of the valence and of the arousal levels by the probability that it gives to each, in [-1, 1]."""
 
     content: Tensor
@@ -133,19 +130,19 @@ def teacher_views(
         "base": base_hash,
         "works": [work.seed for work in cache.works],
         "frame_counts": list(config.align.frame_counts),
-        "incoherent_bits": INCOHERENT_BITS,
+        "incoherent_bits": config.align.incoherent_bits,
         "prompt": asdict(model.template),
     }
     file = folder / f"views-{_digest(settings)}.safetensors"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
-        save_file(_looked(model, cache, config.align.frame_counts), temporary)
+        save_file(_looked(model, cache, config.align), temporary)
         os.replace(temporary, file)
     return Views(**load_file(file))
 
 
-def _looked(model: VAEmotionLLM, cache: WindowCache, frame_counts: Sequence[int]) -> dict[str, Tensor]:
+def _looked(model: VAEmotionLLM, cache: WindowCache, stage: AlignStage) -> dict[str, Tensor]:
     n = len(cache.works)
     chunks = [list(range(start, min(start + _CHUNK, n))) for start in range(0, n, _CHUNK)]
     levels = model.config.front_end.windows.language_frames
@@ -155,11 +152,11 @@ def _looked(model: VAEmotionLLM, cache: WindowCache, frame_counts: Sequence[int]
     for chunk in track(chunks, "teacher's views"):
         few, many = (
             model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
-            for count in (min(frame_counts), max(frame_counts))
+            for count in (min(stage.frame_counts), max(stage.frame_counts))
         )
         content += [_class_index(a) for a in model.generate(many, prompts.CONTENT.text, max_tokens=8)]
         begun = [first_token_distribution(model, media, prompts.CONTENT.text) for media in (few, many)]
-        coherent.append(jensen_shannon_bits(*begun) <= INCOHERENT_BITS)
+        coherent.append(jensen_shannon_bits(*begun) <= stage.incoherent_bits)
         media = model.media_embeddings(visual_tokens(cache, chunk, levels), None, len(chunk))
         scales = ((prompts.VALENCE, prompts.VALENCE_WORDS), (prompts.AROUSAL, prompts.AROUSAL_WORDS))
         felt.append(torch.stack([mean_level(model, media, q.text, words) for q, words in scales], dim=1))
@@ -187,14 +184,10 @@ def _class_index(answer: str) -> int:
 @torch.no_grad()
 def mean_level(model: VAEmotionLLM, media: Tensor, question: str, words: Sequence[str]) -> Tensor:
     """Mean of the levels' middles by the probability that the language model gives to their words. media: (B, P, D). Returns (B,)."""
-    scores: list[Tensor] = []
-    for word in words:
-        text = model.text_batch([question] * len(media), [word] * len(media))
-        logits = model.answer_logits(media, text)  # (B * tokens, vocab)
-        taken = logits.float().log_softmax(-1).gather(1, text.ids[text.answer][:, None])
-        scores.append(taken.view(len(media), -1).sum(1))
+    lengths = torch.tensor([len(model.option_ids(word)) for word in words], device=media.device)
+    log_probabilities = model.option_scores(media, question, words) * lengths
     middles = (2 * torch.arange(len(words)) + 1) / len(words) - 1
-    return torch.stack(scores, dim=1).softmax(1) @ middles.to(media.device)
+    return log_probabilities.softmax(1) @ middles.to(media.device)
 
 
 def _digest(settings: Any) -> str:

@@ -70,7 +70,7 @@ def train(
     if run(model, school, config, working, resume) and me.is_main_process:
         assert model.audio is not None
         round_in_place(model.audio, COMPONENT_DTYPE["audio"])
-        lineage = {**stored["lineage"], "align": {**config.to_dict(), **school.summary()}}
+        lineage = {**stored["lineage"], "align": {**config.lineage(), **school.summary()}}
         save_checkpoint(model, out, lineage, config.licence)
         if read_config(out)["components"]["base"]["sha256"] != base_hash:
             raise UserError("stage 1 changed the base's weights; this is a defect, please report it")
@@ -111,7 +111,7 @@ def prepare(model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working
     ]
     if not lessons:
         raise UserError(
-            "the teacher contradicts itself about every clip; look at the base, or raise align.works"
+            "the teacher contradicts itself about every clip; look at the base, or raise align.incoherent_bits"
         )
     recordings, data = [], ""
     if stage.recordings:
