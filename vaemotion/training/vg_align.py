@@ -275,7 +275,7 @@ class Alignment(Objective):
         content, felt = views.content[windows].to(heard.device), views.affect[windows].to(heard.device)
         named = answer_loss(classes, content, ignore=-1)
         felt = torch.where(synchronised[:, None], felt, torch.nan)
-        return 0.3 * named + 4 * masked_squared_error(affect, felt)
+        return named + 4 * masked_squared_error(affect, felt)
 
 
 def run(
