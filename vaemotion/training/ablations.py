@@ -121,7 +121,7 @@ class Workshop:
         return model
 
     def windows(self, split: str, count: int) -> WindowCache:
-        return cached_windows(self.model, self.base_hash, split, count, self.config.seed, self.out)
+        return cached_windows(self.model, self.base_hash, split, count, self.config.data_seed, self.out)
 
     @cached_property
     def school(self) -> vg_align.School:

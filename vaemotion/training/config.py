@@ -122,7 +122,10 @@ class TrainingConfig:
 
     name: str = "vaemotion"
     licence: str = "Apache-2.0"  # SPDX, of the weights
-    seed: int = 0
+    seed: int = 0  # of a training: its start, its order, its noise
+    data_seed: int = (
+        0  # of what stages 1 and 2 are taught with: windows, teacher's answers, views of rated items
+    )
     runs: str = "runs"
     media_root: str = ""  # folder that the paths of the manifests named below start from
     log_mel: LogMelConfig = field(default_factory=LogMelConfig)
@@ -147,7 +150,7 @@ class TrainingConfig:
 
     def identity(self, stage: str) -> str:
         """Everything that the result of a stage depends on, as JSON: a state of another identity cannot be resumed."""
-        sections = ("seed", "log_mel", "image", "windows", "vlm", "audio_encoder", stage)
+        sections = ("seed", "data_seed", "log_mel", "image", "windows", "vlm", "audio_encoder", stage)
         values = {key: value for key, value in asdict(self).items() if key in sections}
         for harmless in ("save_every", "log_every", "workers"):
             del values[stage]["optimisation"][harmless]

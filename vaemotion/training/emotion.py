@@ -89,11 +89,11 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     me = process()
     with me.main_process_first():  # the others read what it kept
         cache = cached_windows(
-            model, base_hash, "train", config.emotion.works, config.seed, Path(config.runs)
+            model, base_hash, "train", config.emotion.works, config.data_seed, Path(config.runs)
         )
     feelings = Feelings(
         cache, hear(model, cache),
-        read_rated(config.emotion.ratings, Path(config.media_root), model, config.seed),
+        read_rated(config.emotion.ratings, Path(config.media_root), model, config.data_seed),
         tuple(sha256_of(Path(manifest)) for manifest in config.emotion.ratings),
     )  # fmt: skip
     model = with_adapter(model, feelings, config)

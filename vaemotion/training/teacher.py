@@ -83,7 +83,7 @@ def teacher_lessons(
     stage = config.align
     settings = {
         "base": base_hash,
-        "seed": config.seed,
+        "seed": config.data_seed,
         "works": stage.works,
         "frame_counts": list(stage.frame_counts),
         "sampled_share": stage.sampled_share,
@@ -104,7 +104,7 @@ def teacher_lessons(
 def _asked(model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig) -> list[Lesson]:
     plan: dict[tuple[int, str, bool], list[int]] = {}
     for window, work in enumerate(cache.works):
-        rng = np.random.default_rng([config.seed, 4, work.seed])
+        rng = np.random.default_rng([config.data_seed, 4, work.seed])
         for _ in range(QUESTIONS_PER_WORK):
             count = int(rng.choice(np.array(config.align.frame_counts)))
             question = choose_question(rng, AUDIBLE_SHARES).text
@@ -114,7 +114,7 @@ def _asked(model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig) -> l
     for (count, question, sampled), windows in track(sorted(plan.items()), "teacher's answers"):
         for start in range(0, len(windows), _CHUNK):
             chunk = windows[start : start + _CHUNK]
-            torch.manual_seed(int(seeded(config.seed, 5, chunk[0]).initial_seed()))
+            torch.manual_seed(int(seeded(config.data_seed, 5, chunk[0]).initial_seed()))
             media = model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
             temperature = SAMPLING_TEMPERATURE if sampled else 0.0
             answers = model.generate(media, question, temperature=temperature)

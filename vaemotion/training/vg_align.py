@@ -102,7 +102,7 @@ class School:
 def prepare(model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working: Path) -> School:
     """Compute, or read where it was kept, what the stage is taught with, and say how many clips are filtered out."""
     stage = config.align
-    cache = cached_windows(model, base_hash, "train", stage.works, config.seed, Path(config.runs))
+    cache = cached_windows(model, base_hash, "train", stage.works, config.data_seed, Path(config.runs))
     views = teacher_views(model, cache, config, base_hash, working)
     lessons = [
         lesson
