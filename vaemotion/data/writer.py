@@ -57,9 +57,9 @@ def write_clip(
 
 def _add_video(container: Any, height_width: tuple[int, ...], frame_rate_hz: float) -> Any:
     rate = Fraction(frame_rate_hz).limit_denominator(1001)
-    # One thread, and none that looks ahead: else x264's decisions depend on how they happen to interleave.
-    options = {"crf": str(CRF), "preset": "veryfast", "threads": "1"}
-    options["x264-params"] = "sync-lookahead=0:lookahead-threads=1"
+    # One thread: with more, x264's rate control depends on how they happen to interleave. No macroblock tree: with AVX-512 it gives
+    # other bytes for the same frames now and then (docs/log.md).
+    options = {"crf": str(CRF), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width = height_width
     stream.pix_fmt = "yuv420p"

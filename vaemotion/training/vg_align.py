@@ -111,7 +111,7 @@ def prepare(model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working
     ]
     if not lessons:
         raise UserError(
-            "the teacher contradicts itself about every clip; look at the base, or raise align.incoherent_bits"
+            "the teacher says nothing about any clip, or contradicts itself; look at the base, or raise align.incoherent_bits"
         )
     recordings, data = [], ""
     if stage.recordings:
