@@ -185,7 +185,7 @@ def _measured(report: HearingReport) -> tuple[str | Table | Picture, ...]:
         f"each. The probes learn from {origin['probe_works']} works of split train that no stage streams."
     )
     recordings = (
-        "Recordings: a recording's windows end at the first moment that fills one and every half window after it, up to its end; windows "
+        "Recordings: a recording's windows are spread evenly, about half a window apart, the last ends with it; windows "
         f"below {20 * math.log10(SILENCE_RMS):.0f} dBFS RMS are left out where there are others; scores are averaged over the rest."
     )
     intervals = f"Brackets: 95 % bootstrap intervals over works and recordings, {made.resamples} resamples, seed {made.seed}."
