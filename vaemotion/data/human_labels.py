@@ -1,4 +1,4 @@
-"""Sets that people labelled, as they lie in ../shared/data: abstract shapes and sounds (sievers), silhouettes (bass),
+"""Sets that people labelled, as they are published: abstract shapes and sounds (sievers), silhouettes (bass),
 recordings of ten classes (esc10).
 
 In: the set's folder. Out: its items and their folds; `published` makes a manifest of them.
