@@ -185,17 +185,16 @@ class Pairs:
         sizes = np.array([len(group) for group in self.by_count.values()])
         count = list(self.by_count)[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
         both = bool(rng.random() < self.stage.both_share)
-        chosen, heard = zip(*(self._pair(number, count) for number in numbers), strict=True)
-        synchronised = torch.tensor([lesson is not None for lesson in heard])
+        lessons, heard, synchronised = zip(*(self._pair(number, count) for number in numbers), strict=True)
         return {
-            "lessons": [lesson for lesson, _ in chosen],
-            "log_mel": torch.from_numpy(np.stack([mel for _, mel in chosen])),
-            "synchronised": synchronised,
+            "lessons": list(lessons),
+            "log_mel": torch.from_numpy(np.stack(heard)),
+            "synchronised": torch.tensor(synchronised),
             "both": both,
         }
 
-    def _pair(self, number: int, count: int) -> tuple[tuple[Lesson, np.ndarray], Lesson | None]:
-        """A lesson with what is heard during it, and the lesson again unless the pair is only matched."""
+    def _pair(self, number: int, count: int) -> tuple[Lesson, np.ndarray, bool]:
+        """A lesson, what is heard during it, and whether both are of one event (or only of one class)."""
         rng = np.random.default_rng([self.config.seed, 10, number])
         cache, recordings = self.school.cache, self.school.recordings
         group = self.by_count[count]
@@ -205,13 +204,13 @@ class Pairs:
                 group = self.by_count_and_class[count, recording.content]
             lesson = group[int(rng.integers(len(group)))]
             background = self._raw(int(rng.integers(len(cache.works))))
-            return (lesson, heard_elsewhere(recording, background, rng, self.front_end)), None
+            return lesson, heard_elsewhere(recording, background, rng, self.front_end), False
         lesson = group[int(rng.integers(len(group)))]
         window = int(rng.integers(len(cache.works))) if self.stage.pairing == "shuffled" else lesson.window
         mel = cache.log_mel[window].float().numpy()
         if self.stage.pairing == "shifted":
             mel = np.roll(mel, int(rng.integers(len(mel) // 4, 3 * len(mel) // 4)), axis=0)
-        return (lesson, augmented(mel, rng)), lesson
+        return lesson, augmented(mel, rng), True
 
     def _raw(self, window: int) -> np.ndarray:
         """A window's log-mel as it was before it was normalised."""
@@ -223,9 +222,8 @@ class Pairs:
 
 def augmented(log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Weak augmentation of a synchronised pair: gain (±2 dB), one time mask, one frequency mask. (frames, mels), normalised."""
-    changed = log_mel + np.float32(
-        rng.uniform(-0.05, 0.05)
-    )  # 2 dB are 0.46 nepers of power, divided by 2 · std
+    # 2 dB are 0.46 nepers of power, divided by 2 · std.
+    changed = log_mel + np.float32(rng.uniform(-0.05, 0.05))
     mean = changed.mean()
     for longest, axis in ((10, 0), (4, 1)):
         width = int(rng.integers(0, longest))
