@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from export.to_gguf import LlamaShape, SpecialTokens, write_llama_gguf
-from export.to_onnx import ExportError, device_parts, export_onnx, tokens_per_frame
+from export.to_onnx import ExportError, device_parts, export_onnx
 from export.verify import golden_vectors, verify_against
 from runtime.self_test import Edge, VerificationError, edges_table
 from vaemotion.contract.bundle import (
@@ -152,7 +152,7 @@ def _write_components(
     return Manifest(
         name=stored["lineage"]["name"],
         token_width=model.width,
-        tokens_per_frame=tokens_per_frame(model),
+        tokens_per_frame=model.tokens_per_picture,
         audio_tokens=model.audio.n_tokens,
         stop_token_ids=(model.stop_id,),
         front_end=model.config.front_end,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.to_onnx import Part, device_parts, tokens_per_frame
+from export.to_onnx import Part, device_parts
 from runtime.language_model import Generation
 from runtime.predictor import Constants, Predictor
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
@@ -93,7 +93,7 @@ def checkpoint_constants(model: VAEmotionLLM) -> Constants:
     return Constants(
         model.config.front_end,
         model.config.prompt,
-        tokens_per_frame(model),
+        model.tokens_per_picture,
         model.audio.n_tokens,
         model.width,
         model.stop_id,

@@ -74,7 +74,7 @@ def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
     side = front_end.image.side_px
     pixels = torch.zeros(2, 3, side, side)
     log_mel = torch.zeros(2, front_end.audio_window_frames, front_end.log_mel.n_mels)
-    n_audio, n_visual = model.audio.n_tokens, front_end.windows.frames * tokens_per_frame(model)
+    n_audio, n_visual = model.audio.n_tokens, front_end.windows.frames * model.tokens_per_picture
     return {
         "vision_encoder": Part(model.vision, {"pixels": pixels}, ("tokens",)),
         "audio_encoder": Part(model.audio, {"log_mel": log_mel}, ("tokens",)),
@@ -91,13 +91,6 @@ def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
             ADAPTER_OUTPUTS,
         ),
     }
-
-
-def tokens_per_frame(model: VAEmotionLLM) -> int:
-    """Visual tokens that one picture becomes."""
-    vlm = model.base.config
-    per_side = vlm.vision_config.image_size // vlm.vision_config.patch_size // vlm.scale_factor
-    return per_side**2
 
 
 def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.predictors import TorchEngine, checkpoint_constants, checkpoint_predictor
-from export.to_onnx import OPSET, ExportError, Part, device_parts, export_onnx, tokens_per_frame
+from export.to_onnx import OPSET, ExportError, Part, device_parts, export_onnx
 from runtime.engines import EngineError, OnnxRuntimeEngine
 from runtime.predictor import adapter_inputs
 from tests.tiny import tiny_clip, tiny_model
@@ -140,7 +140,7 @@ def test_an_incomplete_checkpoint_is_refused_with_the_way_out(audio: bool, missi
 
 def test_tokens_per_frame_is_what_the_vision_encoder_gives(model: VAEmotionLLM) -> None:
     with torch.no_grad():
-        assert model.vision(torch.zeros(1, 3, 24, 24)).shape[1] == tokens_per_frame(model) == 4
+        assert model.vision(torch.zeros(1, 3, 24, 24)).shape[1] == model.tokens_per_picture == 4
 
 
 class BatchSum(nn.Module):

@@ -21,6 +21,7 @@ from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.image import prepare_frame
 from vaemotion.data.procedural_art import CONTENT_CLASSES, sample_work, work_seed
+from vaemotion.evaluation.metrics import jensen_shannon
 from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training import base_vlm, emotion, vg_align
@@ -33,7 +34,6 @@ from vaemotion.training.teacher import (
     Lesson,
     Views,
     first_token_distribution,
-    jensen_shannon_bits,
     mean_level,
     visual_tokens,
 )
@@ -389,9 +389,9 @@ def test_the_teachers_views_are_its_own_answers(runs: Runs) -> None:
 
 def test_a_clip_is_incoherent_when_the_teacher_would_begin_its_answers_differently() -> None:
     one, other = torch.tensor([[0.9, 0.1, 0.0]]), torch.tensor([[0.0, 0.1, 0.9]])
-    assert jensen_shannon_bits(one, one).item() == pytest.approx(0, abs=1e-7)
+    assert jensen_shannon(one, one).item() == pytest.approx(0, abs=1e-7)
     expected = jensenshannon(one[0].numpy(), other[0].numpy(), base=2) ** 2
-    assert jensen_shannon_bits(one, other).item() == pytest.approx(expected, rel=1e-5)
+    assert jensen_shannon(one, other).item() == pytest.approx(expected, rel=1e-5)
     model = tiny_model()
     media = model.media_embeddings(torch.randn(2, 4, 64), None, 2)
     begun = first_token_distribution(model, media, "What is this?")

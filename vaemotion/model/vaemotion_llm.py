@@ -85,9 +85,7 @@ class VAEmotionLLM(nn.Module):
         rows: list[tuple[list[int], int]] = []
         for question, answer in zip(questions, answers, strict=True):
             head = self.token_ids(self.template.question_text(question))
-            rows.append(
-                ([*head, *self.token_ids(self.template.answer_text(answer)), self.stop_id], len(head))
-            )
+            rows.append(([*head, *self.option_ids(answer)], len(head)))
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -169,7 +167,7 @@ class VAEmotionLLM(nn.Module):
         return [self.tokenizer.decode([i for i in row if i != self.stop_id]).strip() for row in rows]
 
     def option_ids(self, option: str) -> list[int]:
-        """An option as the model would give it, closed by the stop token."""
+        """An answer as the model would give it, closed by the stop token."""
         return [*self.token_ids(self.template.answer_text(option)), self.stop_id]
 
     @torch.no_grad()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 from vaemotion.contract import prompts
 from vaemotion.data.instructions import choose_question
 from vaemotion.data.procedural_art import CONTENT_CLASSES
+from vaemotion.evaluation.metrics import jensen_shannon
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import AlignStage, TrainingConfig
 from vaemotion.training.loop import seeded
@@ -156,7 +156,8 @@ def _looked(model: VAEmotionLLM, cache: WindowCache, stage: AlignStage) -> dict[
         )
         content += [_class_index(a) for a in model.generate(many, prompts.CONTENT.text, max_tokens=8)]
         begun = [first_token_distribution(model, media, prompts.CONTENT.text) for media in (few, many)]
-        coherent.append(jensen_shannon_bits(*begun) <= stage.incoherent_bits)
+        apart_bits = jensen_shannon(*(distribution.cpu().numpy() for distribution in begun))
+        coherent.append(torch.from_numpy(apart_bits <= stage.incoherent_bits))
         media = model.media_embeddings(visual_tokens(cache, chunk, levels), None, len(chunk))
         scales = ((prompts.VALENCE, prompts.VALENCE_WORDS), (prompts.AROUSAL, prompts.AROUSAL_WORDS))
         felt.append(torch.stack([mean_level(model, media, q.text, words) for q, words in scales], dim=1))
@@ -168,13 +169,6 @@ def first_token_distribution(model: VAEmotionLLM, media: Tensor, question: str) 
     """How an answer would begin. media: (B, P, D). Returns (B, vocab)."""
     text = model.text_batch([question] * len(media), [""] * len(media))
     return model.answer_logits(media, text).float().view(len(media), -1, model.vocabulary)[:, 0].softmax(-1)
-
-
-def jensen_shannon_bits(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in bits of distributions (B, n), in [0, 1]. Returns (B,)."""
-    middle = (p + q) / 2
-    nats = [torch.special.xlogy(x, x) - torch.special.xlogy(x, middle) for x in (p, q)]
-    return (nats[0] + nats[1]).sum(-1) / (2 * math.log(2))
 
 
 def _class_index(answer: str) -> int:
