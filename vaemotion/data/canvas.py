@@ -135,7 +135,7 @@ def lobed(lobes: int, angularity: float, depth: float, phase: float = 0.0) -> np
     triangle = 1 - 2 * np.abs((turn / (2 * np.pi)) % 1.0 * 2 - 1)  # -1 .. 1, a sharp tip per lobe
     bump = 2 * np.abs(np.sin(turn / 2)) - 1  # round tips
     spike = np.sign(triangle) * np.abs(triangle) ** (1.0 if spiky < 0.5 else 1.5)
-    radius = 1 + depth * (0.35 + 0.65 * spiky) * ((1 - spiky) * bump + spiky * spike)
+    radius = 1 + depth * (0.45 + 0.55 * spiky) * ((1 - spiky) * bump + spiky * spike)
     return np.stack([radius * np.cos(angles + phase), radius * np.sin(angles + phase)], axis=1)
 
 
@@ -216,10 +216,11 @@ def open_canvas(work: Work, side_px: int, beat: float, sway: float) -> Canvas:
     """Background and placement of a work. `beat` 0..1 decays after each event, `sway` in [-1, 1] swings with the beat."""
     rng = np.random.default_rng([work.seed, 1])
     palette = _palette(work, rng)
-    scale = rng.uniform(0.55, 1.0)
+    loud = (work.factors.energy + 1) / 2  # loud is large and heavy (Spence 2011, crossmodal correspondences)
+    scale = 0.55 + 0.3 * loud + rng.uniform(0.0, 0.15)
     x, y = rng.uniform(-1, 1, 2) * (1.08 - scale) * 0.5
     angle = float(np.clip(rng.normal(0, 0.12), -0.3, 0.3))
-    line = rng.uniform(0.014, 0.026)
+    line = 0.012 + 0.014 * loud + rng.uniform(0.0, 0.004)
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     image = _background(side_px, palette, rng)
     power = 0.15 + 0.85 * (work.factors.energy + 1) / 2
