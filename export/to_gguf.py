@@ -9,18 +9,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 
 from export.gguf_tokenizer import Vocabulary, read_vocabulary
+from export.llama_shape import LlamaShape, check_tensors, expected_shapes
 
-if TYPE_CHECKING:
-    from transformers import LlamaConfig
+__all__ = ["GGUF_TYPES", "LlamaShape", "SpecialTokens", "write_llama_gguf"]
 
 GGUF_TYPES = ("F32", "F16", "Q8_0")
-"""File types that `write_llama_gguf` accepts."""
+"""File types that `write_llama_gguf` accepts; `export.quantise_gguf` makes smaller ones of them."""
 
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
@@ -29,63 +28,6 @@ _FILE_TYPES = {
 }
 # Largest magnitude that survives: F16's maximum; Q8_0 stores max|block| / 127 as F16.
 _LARGEST = {"F32": float(np.finfo(np.float32).max), "F16": 65504.0, "Q8_0": 65504.0 * 127}
-
-
-@dataclass(frozen=True)
-class LlamaShape:
-    """Everything about a Llama decoder that GGUF records beside its weights."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    rope_theta: float
-    rms_norm_eps: float
-    context_length: int
-    tied: bool
-    """The output head is the token embedding."""
-
-    @classmethod
-    def from_config(cls, config: "LlamaConfig") -> "LlamaShape":
-        """Read a transformers 5 `LlamaConfig`; ValueError for what GGUF's plain llama cannot express."""
-        if config.model_type != "llama":
-            raise ValueError(
-                f"config: expected model_type 'llama', got {config.model_type!r}; no exporter for it exists yet"
-            )
-        rope: dict[str, Any] = dict(config.rope_parameters or {})
-        refused = {
-            "hidden_act": (config.hidden_act, "silu"),
-            "attention_bias": (bool(config.attention_bias), False),
-            "mlp_bias": (bool(config.mlp_bias), False),
-            "rope_parameters['rope_type']": (rope.get("rope_type", "default"), "default"),
-            "rope_parameters['partial_rotary_factor']": (rope.get("partial_rotary_factor", 1.0), 1.0),
-        }
-        for name, (came, expected) in refused.items():
-            if came != expected:
-                raise ValueError(
-                    f"config.{name}: expected {expected!r}, got {came!r}; only the plain llama architecture "
-                    "without biases and without rope scaling is exported"
-                )
-        if "rope_theta" not in rope:
-            raise ValueError(
-                f"config.rope_parameters: expected a 'rope_theta', got {rope!r}; load it with transformers 5"
-            )
-        return cls(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            n_layers=config.num_hidden_layers,
-            n_heads=config.num_attention_heads,
-            n_kv_heads=config.num_key_value_heads or config.num_attention_heads,
-            head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
-            rope_theta=float(rope["rope_theta"]),
-            rms_norm_eps=float(config.rms_norm_eps),
-            context_length=config.max_position_embeddings,
-            tied=bool(config.tie_word_embeddings),
-        )
 
 
 @dataclass(frozen=True)
@@ -120,12 +62,12 @@ def write_llama_gguf(
     """
     if file_type not in GGUF_TYPES:
         raise ValueError(f"file_type: expected one of {', '.join(GGUF_TYPES)}, got {file_type!r}")
-    _check_tensors(tensors, shape)
+    check_tensors(tensors, shape)
     vocabulary = read_vocabulary(tokenizer_json, shape.vocab_size)
-    _check_special(special, shape.vocab_size)
+    _check_special(special, vocabulary)
     planned = {
         hf_name: _tensor_type(expected, file_type)
-        for hf_name, expected in _expected_shapes(shape).items()
+        for hf_name, expected in expected_shapes(shape).items()
         if not (shape.tied and hf_name == "lm_head.weight")
     }
 
@@ -144,55 +86,6 @@ def write_llama_gguf(
 
 
 # -- tensors ------------------------------------------------------------------------------------------
-
-
-def _expected_shapes(shape: LlamaShape) -> dict[str, tuple[int, ...]]:
-    """Hugging Face tensor names of a Llama decoder and their shapes `(out, in)`, in file order."""
-    d, q, kv = shape.hidden_size, shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
-    per_layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (d,),
-        "self_attn.q_proj.weight": (q, d),
-        "self_attn.k_proj.weight": (kv, d),
-        "self_attn.v_proj.weight": (kv, d),
-        "self_attn.o_proj.weight": (d, q),
-        "post_attention_layernorm.weight": (d,),
-        "mlp.gate_proj.weight": (shape.intermediate_size, d),
-        "mlp.up_proj.weight": (shape.intermediate_size, d),
-        "mlp.down_proj.weight": (d, shape.intermediate_size),
-    }
-    expected: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (shape.vocab_size, d)}
-    for layer in range(shape.n_layers):
-        expected |= {f"layers.{layer}.{name}": size for name, size in per_layer.items()}
-    return expected | {"norm.weight": (d,), "lm_head.weight": (shape.vocab_size, d)}
-
-
-def _check_tensors(tensors: Mapping[str, np.ndarray], shape: LlamaShape) -> None:
-    """Report every missing, extra or wrongly shaped tensor at once."""
-    expected = _expected_shapes(shape)
-    problems = [
-        f"{name}: expected shape {size}, is missing"
-        for name, size in expected.items()
-        if name not in tensors and not (shape.tied and name == "lm_head.weight")
-    ]
-    for name, tensor in tensors.items():
-        if name not in expected:
-            problems.append(
-                f"{name}: not a tensor of a Llama decoder with {shape.n_layers} layers (names carry no prefix)"
-            )
-        elif tuple(tensor.shape) != expected[name]:
-            problems.append(f"{name}: expected shape {expected[name]}, got {tuple(tensor.shape)}")
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError("tensors: " + "; ".join(problems[:8]) + more)
-    head = tensors.get("lm_head.weight")
-    if (
-        shape.tied
-        and head is not None
-        and not np.array_equal(head, tensors["embed_tokens.weight"], equal_nan=True)
-    ):
-        raise ValueError(
-            "lm_head.weight: differs from embed_tokens.weight although shape.tied is True; pass tied=False"
-        )
 
 
 def _tensor_type(size: tuple[int, ...], file_type: str) -> str:
@@ -280,14 +173,20 @@ def _add_metadata(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _check_special(special: SpecialTokens, vocab_size: int) -> None:
-    for role, token_id in (
-        ("bos_id", special.bos_id),
-        ("eos_id", special.eos_id),
-        ("pad_id", special.pad_id),
-    ):
-        if token_id is not None and not 0 <= token_id < vocab_size:
-            raise ValueError(f"special.{role}: expected an id below vocab_size {vocab_size}, got {token_id}")
+def _check_special(special: SpecialTokens, vocabulary: Vocabulary) -> None:
+    """Refuse a role for an id that lies outside the vocabulary, or that the tokenizer has no token for."""
+    ids = {"bos_id": special.bos_id, "eos_id": special.eos_id, "pad_id": special.pad_id}
+    for role, token_id in ids.items():
+        if token_id is None:
+            continue
+        if not 0 <= token_id < len(vocabulary.tokens):
+            raise ValueError(
+                f"special.{role}: expected an id below vocab_size {len(vocabulary.tokens)}, got {token_id}"
+            )
+        if vocabulary.types[token_id] == gguf.TokenType.UNUSED:
+            raise ValueError(
+                f"special.{role}: the tokenizer has no token {token_id}; take the tokenizer that belongs to the checkpoint"
+            )
 
 
 def _add_tokenizer(

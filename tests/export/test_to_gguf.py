@@ -134,6 +134,9 @@ def test_wrong_file_type_and_special_ids_are_refused(tmp_path: Path, tiny: TinyL
         write(tiny, tmp_path / "m.gguf", file_type="Q4_K")
     with pytest.raises(ValueError, match=r"special\.eos_id: expected an id below vocab_size"):
         write(tiny, tmp_path / "m.gguf", special=SpecialTokens(None, 10_000, None))
+    unused = tiny.shape.vocab_size - 1
+    with pytest.raises(ValueError, match=rf"special\.eos_id: the tokenizer has no token {unused}; take"):
+        write(tiny, tmp_path / "m.gguf", special=SpecialTokens(None, unused, None))
     assert not list(tmp_path.iterdir())
 
 
