@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from runtime.engines import EngineError, OnnxRuntimeEngine, open_engine
+from tests.tensorrt_stub import HOME, bindings, run_python
 from vaemotion.contract.bundle import BundleError, Component, Manifest, TensorSpec, sha256_of
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.prompts import PromptTemplate
 
 
-@pytest.fixture
-def component(tmp_path: Path) -> Component:
+def doubling(folder: Path) -> Component:
     """y = x * 2 where keep, else 0; and the sum of each row."""
     graph = helper.make_graph(
         [
@@ -38,7 +39,7 @@ def component(tmp_path: Path) -> Component:
         [helper.make_tensor("axis", TensorProto.INT64, [1], [1])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    file = tmp_path / "adapter.onnx"
+    file = folder / "adapter.onnx"
     onnx.save(model, file)
     inputs = TensorSpec("x", ("batch", 3), "float32"), TensorSpec("keep", ("batch", 3), "bool")
     outputs = TensorSpec("total", ("batch",), "float32"), TensorSpec("y", ("batch", 3), "float32")
@@ -52,6 +53,11 @@ def component(tmp_path: Path) -> Component:
         inputs,
         outputs,
     )
+
+
+@pytest.fixture
+def component(tmp_path: Path) -> Component:
+    return doubling(tmp_path)
 
 
 @pytest.fixture
@@ -112,14 +118,95 @@ def test_a_file_that_is_no_engine_is_refused_by_its_name(
         OnnxRuntimeEngine(file, component)
 
 
-def test_a_bundles_engine_is_the_first_listed_precision_of_its_role(
-    tmp_path: Path, component: Component
+def bundle(*components: Component) -> Manifest:
+    return Manifest("m", 64, 4, 5, (4,), FrontEnd(), PromptTemplate(), components, {}, {}, {})
+
+
+def in_precisions(component: Component, *precisions: str) -> Manifest:
+    """The same file under several precisions: only the choice is looked at."""
+    return bundle(*(replace(component, precision=precision) for precision in precisions))
+
+
+@pytest.mark.parametrize(
+    ("listed", "chosen"),
+    [
+        (("fp32",), "fp32"),
+        (("fp32", "fp16", "int8"), "fp32"),
+        (("fp32", "int8-cpu"), "int8-cpu"),
+        (("int8", "int8-cpu", "fp32"), "int8-cpu"),
+    ],
+)
+def test_a_machine_without_a_gpu_takes_the_best_that_its_processor_runs(
+    tmp_path: Path, component: Component, listed: tuple[str, ...], chosen: str
 ) -> None:
-    manifest = Manifest(
-        "m", 64, 4, 5, (4,), FrontEnd(), PromptTemplate(), (component, replace(component, precision="int8", path="none.onnx")),
-        {}, {}, {},
-    )  # fmt: skip
-    engine = open_engine(tmp_path, manifest, "emo_adapter", threads=1)
-    assert engine.component is component
+    engine = open_engine(tmp_path, in_precisions(component, *listed), "emo_adapter", threads=1)
+    assert engine.component.precision == chosen
+    assert engine.announcement.startswith(f"emo_adapter ({chosen}): ONNX Runtime ")
+    assert "; no GPU engine is installed" in engine.announcement
+    assert engine.run(arrays())["y"].shape == (2, 3)
+
+
+def test_a_role_that_the_bundle_lacks_is_named(tmp_path: Path, component: Component) -> None:
     with pytest.raises(BundleError, match="no vision_encoder"):
-        open_engine(tmp_path, manifest, "vision_encoder")
+        open_engine(tmp_path, bundle(component), "vision_encoder")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"precision": "fp16"}, r"the bundle has no emo_adapter in fp16"),
+        ({"precision": "int8"}, r"emo_adapter \(int8\): no engine .*: tensorrt is not installed"),
+        ({"engine": "tensorrt"}, r"emo_adapter: no engine .*: tensorrt is not installed"),
+        ({"engine": "cuda"}, r"no engine of this machine runs it: onnxruntime has no CUDA provider"),
+        ({"engine": "cpu", "precision": "int8"}, r"cpu does not run int8; it runs int8-cpu, fp32"),
+        ({"engine": "gpu"}, r"the engine must be one of tensorrt, cuda, cpu, got 'gpu'"),
+    ],
+)
+def test_what_is_asked_for_is_what_runs_or_an_error(
+    tmp_path: Path, component: Component, asked: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises((EngineError, BundleError), match=sentence):
+        open_engine(tmp_path, in_precisions(component, "fp32", "int8"), "emo_adapter", **asked)
+
+
+def test_a_bundle_that_nothing_here_runs_says_what_would(tmp_path: Path, component: Component) -> None:
+    with pytest.raises(EngineError, match=r"tensorrt is not installed; onnxruntime has no CUDA provider"):
+        open_engine(tmp_path, in_precisions(component, "fp16"), "emo_adapter")
+    with pytest.raises(EngineError, match=r"the bundle has fp16; cpu runs int8-cpu, fp32"):
+        open_engine(tmp_path, in_precisions(component, "fp16"), "emo_adapter", engine="cpu")
+
+
+CHOOSE = """
+import json, sys
+from pathlib import Path
+from runtime.engines import open_engine
+from tests.runtime.test_engines import bundle
+from vaemotion.contract.bundle import Component, TensorSpec
+specs = TensorSpec("x", ("batch", 3), "float32"), TensorSpec("keep", ("batch", 3), "bool")
+component = Component("emo_adapter", "fp32", "adapter.onnx", "", 0, "", specs, (TensorSpec("y", ("batch", 3), "float32"),))
+print(open_engine(Path(sys.argv[1]), bundle(component), "emo_adapter", threads=1).announcement)
+"""
+
+
+def test_tensorrt_without_a_gpu_is_left_out_with_the_reason(tmp_path: Path, component: Component) -> None:
+    """TensorRT's real bindings are there, over a stub library; the processor runs the engine, and says why."""
+    said = run_python(CHOOSE, bindings("10.16", tmp_path / "bindings"), str(tmp_path))
+    assert said.startswith("emo_adapter (fp32): ONNX Runtime ")
+    reasons = "; not on anything faster: no CUDA GPU: cudaGetDeviceCount says: "
+    assert reasons in said
+    assert said.endswith("; onnxruntime has no CUDA provider\n")
+
+
+DOCTOR = """
+from runtime.doctor_checks import onnxruntime_providers, tensorrt
+for check in (tensorrt(), *onnxruntime_providers()): print(check.ok, check.name, check.value, sep="|")
+"""
+
+
+def test_the_doctor_gives_the_reason_that_a_run_would_give(tmp_path: Path) -> None:
+    lines = run_python(DOCTOR, bindings("10.16", tmp_path)).splitlines()
+    assert lines[0].startswith("None|TensorRT|no CUDA GPU: cudaGetDeviceCount says: ")
+    assert lines[1] == "None|ONNX Runtime CUDA|not in this build"
+    assert lines[2] == "True|ONNX Runtime CPU|works: used where neither TensorRT nor CUDA is"
+    without = run_python(DOCTOR, {**os.environ, "PYTHONPATH": str(HOME)}).splitlines()
+    assert without[0] == "None|TensorRT|absent, and not needed"

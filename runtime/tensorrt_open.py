@@ -1,0 +1,136 @@
+"""A bundle's component on this device's TensorRT: out of the cache, or built once, proved and then cached.
+
+In: the bundle and the component. Out: a running engine whose announcement says where it came from. An engine enters the cache only after it
+gave the bundle's golden vectors, so what the cache holds needs no proof again.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from runtime import engine_cache
+from runtime.engine_cache import BatchProfile, EngineKey
+from runtime.engine_io import Engine, EngineError, EngineUnavailable
+from runtime.gpu import Gpu, find_gpu, free_device_bytes, load_cudart, load_tensorrt, tensorrt_is_installed
+from runtime.tensorrt_build import Built, build, progress_bars, progress_monitor, timing_key
+from runtime.tensorrt_engine import TensorRtEngine
+from runtime.tensorrt_layers import int8_report
+from vaemotion.contract.bundle import Component, Manifest, component_path, read_golden, sha256_of
+
+
+@dataclass(frozen=True)
+class TensorRt:
+    """This machine's TensorRT: its module, CUDA's runtime API, and the GPU."""
+
+    module: Any
+    cudart: Any
+    gpu: Gpu
+
+
+@cache
+def find_tensorrt() -> TensorRt:
+    """Raises EngineUnavailable; CUDA is asked first, TensorRT is loaded only beside a GPU that answers."""
+    if not tensorrt_is_installed():
+        raise EngineUnavailable("tensorrt is not installed")
+    cudart = load_cudart()
+    gpu = find_gpu(cudart)
+    return TensorRt(load_tensorrt(), cudart, gpu)
+
+
+DEFAULT_PROFILE = BatchProfile()
+
+
+def open_tensorrt(
+    found: TensorRt,
+    folder: Path,
+    manifest: Manifest,
+    component: Component,
+    profile: BatchProfile = DEFAULT_PROFILE,
+) -> TensorRtEngine:
+    """The component's engine. Raises EngineUnavailable where TensorRT cannot have it, EngineError where it computes something else."""
+    onnx = component_path(folder, component)
+    key = key_of(found, sha256_of(onnx), component.precision, profile)
+    file = engine_cache.engine_file(engine_cache.cache_folder() / "tensorrt", component.role, key)
+    plan, why_not_cached = engine_cache.load(file, asdict(key))
+    if plan is not None:
+        engine = _started(found, plan, component, profile)
+        return _announced(engine, found.gpu, "from the cache")
+    built = _build(found, onnx, component, profile, file.parent)
+    engine = _started(found, built.plan, component, profile)
+    check_golden(engine, folder, manifest, component)
+    try:
+        engine_cache.store(file, asdict(key), built.plan)
+    except OSError as error:
+        why_not_cached += f", and it cannot be kept: {error.strerror}: {file.parent}"
+    return _announced(engine, found.gpu, f"built in {built.seconds:.0f} s, {why_not_cached}")
+
+
+def _started(found: TensorRt, plan: bytes, component: Component, profile: BatchProfile) -> TensorRtEngine:
+    """What CUDA refuses at the start, memory above all, is a reason to take another engine."""
+    try:
+        return TensorRtEngine(found.module, found.cudart, plan, component, profile)
+    except EngineError as error:
+        raise EngineUnavailable(str(error)) from error
+
+
+def key_of(found: TensorRt, onnx_sha256: str, precision: str, profile: BatchProfile) -> EngineKey:
+    gpu = found.gpu
+    return EngineKey(
+        onnx_sha256, precision, profile, str(found.module.__version__), gpu.cuda_runtime_version, gpu.driver_version,
+        gpu.name, gpu.compute_capability,
+    )  # fmt: skip
+
+
+def _build(found: TensorRt, onnx: Path, component: Component, profile: BatchProfile, folder: Path) -> Built:
+    """Build with bars on standard error, and keep TensorRT's timings for the next build."""
+    gpu = found.gpu
+    key = timing_key(str(found.module.__version__), gpu.name, gpu.compute_capability)
+    file = folder / "timings"
+    known, _ = engine_cache.load(file, key)
+    console = Console(stderr=True)
+    console.print(f"building {component.label} with TensorRT for {gpu.name}; this takes minutes, once")
+    with progress_bars(console) as bars:
+        monitor = progress_monitor(found.module, bars)
+        free_bytes = free_device_bytes(found.cudart)
+        built = build(
+            found.module, onnx, profile, free_bytes=free_bytes, timing=known or b"", monitor=monitor
+        )
+    if built.timing is not None:
+        with suppress(OSError):  # the next build is only slower
+            engine_cache.store(file, key, built.timing)
+    return built
+
+
+def check_golden(engine: Engine, folder: Path, manifest: Manifest, component: Component) -> None:
+    """The golden vectors of the component's role, all rows at once and the first alone. Raises EngineError."""
+    from runtime.self_test import default_tolerance, relative_difference  # it opens engines, too
+
+    golden, role = read_golden(folder, manifest), component.role
+    inputs = {spec.name: golden[f"{role}/in/{spec.name}"] for spec in component.inputs}
+    allowed = manifest.tolerances.get(f"{role}/{component.precision}")
+    allowed = default_tolerance(component) if allowed is None else allowed
+    for rows in (slice(None), slice(1)):
+        outputs = engine.run({name: array[rows] for name, array in inputs.items()})
+        for name, output in outputs.items():
+            worst, _ = relative_difference(golden[f"{role}/out/{name}"][rows], output)
+            if not worst <= allowed:
+                raise EngineError(
+                    f"{component.label}: TensorRT's engine differs by {worst:.3g} from the golden vector {name!r} "
+                    f"(allowed {allowed:.3g}); run with another precision or --engine cpu"
+                )
+
+
+def _announced(engine: TensorRtEngine, gpu: Gpu, origin: str) -> TensorRtEngine:
+    parts = [f"on {gpu.name}", origin]
+    if engine.component.precision == "int8":
+        parts.append(int8_report(engine.layers()).sentence())
+    if engine.without_graph:
+        parts.append(f"without a CUDA graph ({engine.without_graph})")
+    engine.announcement += " " + "; ".join(parts)
+    return engine
