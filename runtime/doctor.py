@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,8 @@ from rich.text import Text
 
 from runtime import doctor_checks as checks
 from runtime.doctor_checks import Check, available_bytes, failed
+from runtime.doctor_forecast import probe_forecast
+from runtime.doctor_probes import in_child
 
 GIB = 2**30
 
@@ -74,12 +76,25 @@ def examine(bundle: Path | None) -> Iterator[Check]:
     yield from _guarded("microphones", None, checks.microphones)
     if bundle is None:
         return
-    found = list(_guarded("bundle", False, lambda: checks.bundle_files(bundle)))
-    yield from found
-    if found[0].ok:
+    if (yield from _works("bundle", lambda: _forecast(bundle))) and (
+        yield from _works("bundle", lambda: checks.bundle_files(bundle))
+    ):
         yield from _guarded("front end", False, lambda: checks.front_end(bundle))
         yield from _guarded("readings", False, lambda: checks.readings(bundle))
         yield from _guarded("language model", False, lambda: checks.language_model(bundle))
+
+
+def _works(name: str, check: Callable[[], Check | Iterable[Check]]) -> Generator[Check, None, bool]:
+    """A check that others rest on: its records; returns whether none of them is a fault."""
+    found = list(_guarded(name, False, check))
+    yield from found
+    return not any(record.ok is False for record in found)
+
+
+def _forecast(bundle: Path) -> list[Check]:
+    """What the manifest tells of memory, disk and time. It comes before whatever loads the bundle."""
+    found = in_child(probe_forecast, str(bundle))
+    return [Check(**check) for check in json.loads(found)]
 
 
 def _guarded(name: str, ok: bool | None, check: Callable[[], Check | Iterable[Check]]) -> Iterator[Check]:

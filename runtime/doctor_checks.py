@@ -21,7 +21,7 @@ from runtime.doctor_probes import ProbeError, in_child, sentence_of
 BUNDLE_S = 600.0  # for one probe of a bundle, which may be a gigabyte on a slow card
 SILENT_DBFS = -70.0
 FREE_DEVICE = "close what else uses it, or plug it in again"
-FREE_MEMORY = "close other programs, or take a smaller bundle"
+SLOW = "close other programs, or take a smaller bundle"
 MIB = 2**20
 
 PACKAGES = {  # name: module, and the extra that brings it ("" is the package itself)
@@ -107,9 +107,11 @@ def extras() -> Check:
 
 
 def tensorrt() -> Check:
-    """Only whether it is there: without its GPU, deserialising an engine would end the process."""
-    present = "installed, but not used by this version" if find_spec("tensorrt") else "absent, and not needed"
-    return Check("TensorRT", None, present)
+    """Whether a run would use it, and if not, the reason that the run would give. No fault: other engines follow."""
+    found = in_child(doctor_probes.probe_tensorrt)
+    if found["reason"] == "tensorrt is not installed":
+        return Check("TensorRT", None, "absent, and not needed")
+    return Check("TensorRT", not found["reason"] or None, found["reason"] or f"{found['works']}: used first")
 
 
 def onnxruntime_providers() -> Iterator[Check]:
@@ -118,13 +120,13 @@ def onnxruntime_providers() -> Iterator[Check]:
         return  # said by its package
     found = in_child(doctor_probes.probe_onnxruntime)
     if "CUDAExecutionProvider" in found["got"]:
-        cuda = "works, but is not used by this version"
+        cuda = "works: used where TensorRT is not"
     elif "CUDAExecutionProvider" in found["listed"]:
         cuda = "in this build, but a session gets only the CPU"
     else:
         cuda = "not in this build"
     yield Check("ONNX Runtime CUDA", None, cuda)
-    used = "used: the only engine that this version runs encoders on"
+    used = "works: used where neither TensorRT nor CUDA is"
     yield Check("ONNX Runtime CPU", "CPUExecutionProvider" in found["got"], used)
 
 
@@ -185,16 +187,10 @@ def _default_microphone(name: str, label: str) -> Check:
 # -- a bundle ---------------------------------------------------------------------------------------------------
 
 
-def bundle_files(bundle: Path) -> Iterator[Check]:
-    """Whether every file is whole, and whether they fit into memory."""
-    name, files, size_bytes, needed_bytes = in_child(
-        doctor_probes.probe_bundle, str(bundle), limit_s=BUNDLE_S
-    )
-    yield Check("bundle", True, f"{name}: {files} files whole, {size_bytes / MIB:.1f} MiB")
-    available = available_bytes()[0]
-    value = f"{needed_bytes / MIB:.1f} MiB to load, {available / MIB:.0f} MiB of memory available"
-    fits = needed_bytes < available
-    yield Check("room in memory", fits, value, "" if fits else FREE_MEMORY)
+def bundle_files(bundle: Path) -> Check:
+    """Whether every file is whole."""
+    name, files, size_bytes = in_child(doctor_probes.probe_bundle, str(bundle), limit_s=BUNDLE_S)
+    return Check("bundle", True, f"{name}: {files} files whole, {size_bytes / MIB:.1f} MiB")
 
 
 def front_end(bundle: Path) -> Check:
@@ -215,7 +211,7 @@ def readings(bundle: Path) -> Iterator[Check]:
     parts = ", ".join(f"{role} {value:.1f} ms" for role, value in found["ms"].items())
     value = f"{expected_hz:.0f} a second possible, {asked_hz:.0f} asked for: {parts}"
     enough = expected_hz >= asked_hz
-    yield Check("readings", enough or None, value, "" if enough else FREE_MEMORY)
+    yield Check("readings", enough or None, value, "" if enough else SLOW)
 
 
 def language_model(bundle: Path) -> Check:

@@ -1,7 +1,7 @@
 """What `vaemotion doctor` asks in processes of its own: a driver may hang, a library may abort or print.
 
-In: a probe, one of this module's functions, and its arguments. Out: what it returns, as JSON, or ProbeError with the reason.
-Each probe imports what it needs itself.
+In: a probe, a function of this or another module, and its arguments. Out: what it returns, as JSON, or ProbeError with the
+reason. Each probe imports what it needs itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ProbeError(UserError):
 def in_child(
     probe: Callable[[*_Arguments], _Result], *arguments: *_Arguments, limit_s: float = PROBE_S
 ) -> _Result:
-    """What this module's function ``probe`` returns in a new process; arguments and result travel as JSON.
+    """What a module's function ``probe`` returns in a new process; arguments and result travel as JSON.
 
     Raises ProbeError with the probe's reason, or when it dies or gives no answer within ``limit_s``.
     """
@@ -52,7 +52,7 @@ def in_child(
     home = str(Path(__file__).resolve().parents[1])
     search = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), home)))
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, probe.__name__, json.dumps(arguments)],
+        [sys.executable, "-P", "-c", code, probe.__module__, probe.__name__, json.dumps(arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -85,10 +85,10 @@ def _death(code: int, log: str) -> str:
     return f"ended with code {code}: {(log.strip().splitlines() or ['no reason given'])[-1]}"
 
 
-def answer(probe: str, arguments: str) -> None:
+def answer(module: str, probe: str, arguments: str) -> None:
     """The child's side of ``in_child``: the result, or the error, as the last line of stdout."""
     try:
-        result = {"result": globals()[probe](*json.loads(arguments))}
+        result = {"result": getattr(_untyped(module), probe)(*json.loads(arguments))}
     except Exception as error:  # all of it travels to the parent as a sentence
         result = {"error": sentence_of(error)}
     print("\n" + json.dumps(result), flush=True)
@@ -113,6 +113,18 @@ def probe_onnxruntime() -> dict[str, list[str]]:
     listed = ort.get_available_providers()
     wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in listed]
     return {"listed": listed, "got": ort.InferenceSession(_IDENTITY, providers=wanted).get_providers()}
+
+
+def probe_tensorrt() -> dict[str, str]:
+    """What TensorRT runs on here, or the reason that it does not run."""
+    from runtime.engine_io import EngineUnavailable
+    from runtime.tensorrt_open import find_tensorrt
+
+    try:
+        found = find_tensorrt()
+    except EngineUnavailable as reason:
+        return {"works": "", "reason": str(reason)}
+    return {"works": f"{found.module.__version__} on {found.gpu.name}", "reason": ""}
 
 
 def probe_llama() -> dict[str, Any]:
@@ -180,15 +192,14 @@ def probe_level() -> float:
     return 10 * math.log10(max(float((samples * samples).mean()), 1e-12))
 
 
-def probe_bundle(folder: str) -> tuple[str, int, int, int]:
-    """(name, files, their bytes, bytes of what a run loads) of a bundle whose files are all whole."""
-    from vaemotion.contract.bundle import ROLES, read_manifest, verify_files
+def probe_bundle(folder: str) -> tuple[str, int, int]:
+    """(name, files, their bytes) of a bundle whose files are all whole."""
+    from vaemotion.contract.bundle import read_manifest, verify_files
 
     manifest = read_manifest(Path(folder))
     verify_files(Path(folder), manifest)
     size_bytes = sum(component.bytes for component in manifest.components)
-    loaded_bytes = sum(manifest.component(role).bytes for role in ROLES if role != "golden")
-    return manifest.name, len(manifest.components), size_bytes, loaded_bytes
+    return manifest.name, len(manifest.components), size_bytes
 
 
 def probe_front_end(folder: str) -> dict[str, float]:
