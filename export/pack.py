@@ -1,7 +1,7 @@
 """``vaemotion export``: a checkpoint becomes a verified bundle, or nothing.
 
-Everything is written to a temporary folder beside the target, verified there on real inputs, and moved to its name only when
-every edge holds.
+Everything is made in a folder beside the target that survives a failure (``export.workshop``), verified there on real inputs, and moved to
+its name only when every edge holds.
 """
 
 from __future__ import annotations
@@ -11,107 +11,130 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from export.to_gguf import LlamaShape, SpecialTokens, write_llama_gguf
-from export.to_onnx import ExportError, device_parts, export_onnx
-from export.verify import golden_vectors, verify_against
-from runtime.self_test import Edge, VerificationError, edges_table
-from vaemotion.contract.bundle import (
-    ENGINE_ROLES,
-    Component,
-    Manifest,
-    TensorSpec,
-    publish_folder,
-    sha256_of,
-    write_manifest,
+from calibration.samples import Sample, coverage, manifest_samples, procedural_samples
+from export.components import (
+    FLOAT_TYPES,
+    Chain,
+    load_fp32,
+    write_engine,
+    write_fp16,
+    write_fp32,
+    write_gguf,
+    write_golden,
+    write_importance_matrix,
+    write_quantised,
+    write_tables,
 )
+from export.int8 import judge_int8, plan_int8
+from export.judgement import Budget
+from export.predictors import checkpoint_constants
+from export.report import print_report
+from export.to_onnx import ExportError, device_parts
+from export.verify import CLIPS, verify_against
+from export.workshop import Made, Workshop
+from runtime.self_test import (
+    SMALLEST_LOGIT_TOLERANCE,
+    SMALLEST_TOLERANCE,
+    Edge,
+    VerificationError,
+    edges_table,
+)
+from vaemotion.contract.bundle import ENGINE_ROLES, Manifest, publish_folder, sha256_of, write_manifest
+from vaemotion.contract.errors import UsageError
 from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
-LANGUAGE_MODEL_TYPES = ("F16", "Q8_0")  # the first is the one that the runtime takes unless asked
+PRECISIONS = ("fp32", "fp16", "int8")
+SMALL_TYPES = ("Q4_K_M", "Q5_0", "Q8_0")  # of language models, besides F16
 TOOLS = (
-    "vaemotion",
-    "torch",
-    "transformers",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "gguf",
-    "llama-cpp-python",
-    "numpy",
-)
-# A device may differ from the golden vectors by twice what was measured here, and by this much in any case: other
-# processors sum in another order, and nobody shall be called to a gallery for that. Relative (engines); in logits.
-SMALLEST_TOLERANCE, SMALLEST_LOGIT_TOLERANCE = 1e-4, 0.03
+    "vaemotion", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "gguf", "llama-cpp-python", "numpy",
+)  # fmt: skip
 
 
-@dataclass
-class Writer:
-    """Collects the components written below ``folder``."""
+@dataclass(frozen=True)
+class Options:
+    """What is exported. ``max_drop``: of CCC and of content accuracy, None for INT8 without search and judgement; ``windows`` judge;
+    ``calibration``: a manifest, whose split ``train`` is taken (None: procedural art, for a checkpoint that learnt on it); ``clips``: on which
+    every edge is verified."""
 
-    folder: Path
-    licence: str
-    components: list[Component]
-
-    def add(
-        self, role: str, precision: str, path: Path, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[TensorSpec, ...] = ()
-    ) -> None:  # fmt: skip
-        """List a file that lies in the folder."""
-        relative = path.relative_to(self.folder).as_posix()
-        size = path.stat().st_size
-        self.components.append(
-            Component(role, precision, relative, sha256_of(path), size, self.licence, inputs, outputs)
-        )
+    precision: str = "fp32"
+    max_drop: float | None = Budget().max_drop
+    windows: int = 2000
+    calibration: Path | None = None
+    media_root: Path = Path()
+    calibration_windows: int = 256
+    clips: int = CLIPS
 
 
-def export_bundle(checkpoint: Path, out: Path) -> None:
+def parse_drop(text: str) -> float | None:
+    """``0.5pp`` (of CCC and accuracy times 100), ``0.005``, or ``none``. Raises UsageError."""
+    if text == "none":
+        return None
+    try:
+        value = float(text.removesuffix("pp")) / (100 if text.endswith("pp") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise UsageError(f"--max-drop takes percentage points such as 0.5pp, or none, got {text!r}")
+    return value
+
+
+def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> None:
     """Export, verify, publish. Raises UserError and leaves ``out`` as it was when anything does not hold."""
     console = Console(stderr=True)
     began = time.monotonic()
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {options.precision!r}")
     if out.exists() and not (out / "manifest.json").is_file():
         raise ExportError(f"{out} exists and is not a bundle; give --out a folder that does not exist yet")
     model = load_checkpoint(checkpoint)
     stored = read_config(checkpoint)
-    temporary = out.with_name(out.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with _failures_as_errors():
-            (temporary / "components").mkdir(parents=True)
-            manifest = _write_components(model, stored, checkpoint, temporary, console)
-            manifest, edges = _verified(model, temporary, manifest, console)
+    with _failures_as_errors(out):
+        workshop = Workshop(out, _identity(checkpoint, stored, options), stored["licence"], console)
+        manifest = _write_components(model, stored, checkpoint, workshop, options)
+        workshop.finish()
+        manifest, edges = _verified(model, workshop.folder, manifest, console, options.clips)
         usage = {
-            "export_s": round(time.monotonic() - began, 1),
-            "export_peak_memory_mb": round(peak_memory_mb()),
-        }
-        with _failures_as_errors():
-            write_manifest(temporary, replace(manifest, lineage={**manifest.lineage, **usage}))
-            publish_folder(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    console.print(edges_table(edges))
+            "export_s": round(time.monotonic() - began, 1), "export_peak_memory_mb": round(peak_memory_mb()),
+        }  # fmt: skip
+        write_manifest(workshop.folder, replace(manifest, lineage={**manifest.lineage, **usage}))
+        _publish(workshop.folder, out, manifest, edges, console)
+    print_report(manifest.verification, console)
     console.print(
         f"[green]verified bundle[/] {out}: {sum(c.bytes for c in manifest.components) / 1e6:.1f} MB, "
         f"made in {usage['export_s']:.0f} s, peak memory {usage['export_peak_memory_mb']} MB"
     )
 
 
+def _identity(checkpoint: Path, stored: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Everything that the files depend on."""
+    chosen = {name: str(value) for name, value in asdict(options).items()}
+    if options.calibration is not None:
+        chosen["calibration_sha256"] = sha256_of(options.calibration)
+    tools = {name: _version(name) for name in TOOLS}
+    config = sha256_of(checkpoint / "config.json")
+    return {"config": config, "components": stored["components"], "options": chosen, "tools": tools}
+
+
 @contextmanager
-def _failures_as_errors() -> Iterator[None]:
-    """A full disk and an impossible checkpoint are the user's to mend."""
+def _failures_as_errors(out: Path) -> Iterator[None]:
+    """A full disk, too little memory and an impossible checkpoint are the user's to mend."""
+    again = f"nothing was left under {out.name}; what is finished stays in {out.name}.partial, and the same command goes on there"
     try:
         yield
     except OSError as error:
-        raise ExportError(
-            f"writing the bundle failed: {error}; nothing was left under the final name"
-        ) from error
+        raise ExportError(f"writing the bundle failed: {error}; {again}") from error
+    except MemoryError as error:
+        raise ExportError(f"the export ran out of memory; close other programs, and {again}") from error
     except ValueError as error:
         raise ExportError(f"this checkpoint cannot be exported: {error}") from error
 
@@ -123,32 +146,116 @@ def peak_memory_mb() -> float:
 
 
 def _write_components(
-    model: VAEmotionLLM, stored: dict[str, Any], checkpoint: Path, folder: Path, console: Console
+    model: VAEmotionLLM, stored: dict[str, Any], checkpoint: Path, workshop: Workshop, options: Options
 ) -> Manifest:
-    assert model.config is not None
     parts = device_parts(model)
-    writer = Writer(folder, stored["licence"], [])
-    directory = folder / "components"
-
-    def step(what: str, work: Callable[[], None]) -> None:
-        with console.status(what):
-            work()
-        console.print(f"  {what}: {writer.components[-1].bytes / 1e6:.1f} MB", highlight=False)
-
-    def onnx_part(role: str) -> None:
-        path = directory / f"{role}.fp32.onnx"
-        writer.add(role, "fp32", path, *export_onnx(parts[role], path))
-
     for role in ENGINE_ROLES:
-        step(f"{role} → ONNX FP32", lambda role=role: onnx_part(role))
-    for file_type in LANGUAGE_MODEL_TYPES:
-        step(
-            f"language_model → GGUF {file_type}",
-            lambda kind=file_type: _write_gguf(model, stored, checkpoint, writer, kind),
+        workshop.step(f"{role} → ONNX FP32", partial(write_fp32, workshop, parts[role], role))
+    for file_type in FLOAT_TYPES:
+        step = partial(write_gguf, workshop, model, stored, checkpoint, file_type)
+        workshop.step(f"language_model → GGUF {file_type}", step)
+    workshop.step(
+        "token embeddings, delimiters, tokenizer", partial(write_tables, workshop, model, checkpoint)
+    )
+    workshop.step("golden vectors", partial(write_golden, workshop, model))
+    calibration: dict[str, Any] = {}
+    verification: dict[str, Any] = {}
+    if options.precision != "fp32":
+        samples = _Samples(model, stored, options)
+        with Chain(workshop, checkpoint_constants(model)) as chain:
+            _write_fp16(workshop, chain, samples)
+            if options.precision == "int8":
+                verification = _write_int8(workshop, chain, samples, options)
+            calibration = {
+                "calibration": workshop.step("coverage of the calibration", lambda: ([], coverage(samples())))
+            }
+    return _manifest(model, stored, checkpoint, workshop, calibration, verification)
+
+
+class _Samples:
+    """The calibration windows, drawn when a step needs them."""
+
+    def __init__(self, model: VAEmotionLLM, stored: dict[str, Any], options: Options) -> None:
+        self._front_end, self._options = model.config.front_end, options
+        self._drawn: list[Sample] = []
+        learnt_on_art = "align" in stored["lineage"]
+        if options.calibration is None and not learnt_on_art:
+            raise ExportError(
+                f"{options.precision} needs calibration windows, and this checkpoint does not say what it was trained on; give "
+                "--calibration MANIFEST --media-root FOLDER: ranges of random numbers would be lies"
+            )
+
+    def __call__(self) -> list[Sample]:
+        if not self._drawn:
+            count, manifest = self._options.calibration_windows, self._options.calibration
+            if manifest is None:
+                self._drawn = list(procedural_samples(self._front_end, count))
+            else:
+                self._drawn = list(
+                    manifest_samples(manifest, self._options.media_root, self._front_end, count)
+                )
+        return self._drawn
+
+
+def _write_fp16(workshop: Workshop, chain: Chain, samples: _Samples) -> None:
+    for role in ENGINE_ROLES:
+        workshop.step(
+            f"{role} → ONNX FP16", lambda role=role: write_fp16(workshop, role, samples(), chain.reference)
         )
-    step("token embeddings, delimiters, tokenizer", lambda: _write_tables(model, checkpoint, writer))
-    step("golden vectors", lambda: _write_golden(model, writer))
+
+
+def _write_int8(workshop: Workshop, chain: Chain, samples: _Samples, options: Options) -> dict[str, Any]:
+    """INT8 engines and the language model that goes with them; returns what the manifest says about their losses."""
+    workshop.step(
+        "importance of the language model's channels",
+        lambda: write_importance_matrix(workshop, chain.prompts(samples(), held_out=False)),
+    )
+    quality = {
+        t: workshop.step(f"language_model → {t}", partial(_quantised, workshop, chain, samples, t))["quality"]
+        for t in SMALL_TYPES
+    }
+    stays = {role: workshop.notes[f"{role} → ONNX FP16"]["stays_fp32"] for role in ENGINE_ROLES}
+    budget = Budget() if options.max_drop is None else replace(Budget(), max_drop=options.max_drop)
+    sizes = {c.precision: c.bytes for c in workshop.components if c.role == "language_model"}
+    good_enough = [t for t in SMALL_TYPES if quality[t]["mean_kl_nats"] <= budget.max_kl_nats / 2]
+    likely = sorted([*good_enough, "F16"], key=sizes.__getitem__)
+
+    def make() -> Made:
+        models = {role: load_fp32(workshop, role) for role in ENGINE_ROLES}
+        plans = plan_int8(models, stays, samples(), chain.reference, options.max_drop, workshop.console)
+        if options.max_drop is None:
+            accounts = [plan.account() for by_role in plans.values() for plan in by_role.values()]
+            report: dict[str, Any] = {"language_model": likely[0], "engines": accounts}
+        else:
+            language_models = {t: chain.language_model(t) for t in likely}
+            report = judge_int8(
+                plans, chain.reference, language_models, samples(), options.windows, budget, workshop.console
+            )
+        graphs = [
+            (role, scheme, plan)
+            for scheme, by_role in plans.items()
+            for role, plan in by_role.items()
+            if plan.chosen()
+        ]
+        return [write_engine(workshop, plan.graph(), role, scheme) for role, scheme, plan in graphs], report
+
+    return {"budget": workshop.step("engines → INT8", make), "language_models": quality}
+
+
+def _quantised(workshop: Workshop, chain: Chain, samples: _Samples, file_type: str) -> Made:
+    made, notes = write_quantised(
+        workshop, file_type, chain.prompts(samples(), held_out=True), chain.prefix_tokens
+    )
+    return ([] if file_type in FLOAT_TYPES else made), notes
+
+
+def _manifest(
+    model: VAEmotionLLM, stored: dict[str, Any], checkpoint: Path, workshop: Workshop, calibration: dict[str, Any],
+    verification: dict[str, Any],
+) -> Manifest:  # fmt: skip
     assert model.audio is not None
+    if verification:
+        _keep_chosen_language_models(workshop, verification["budget"]["language_model"])
     return Manifest(
         name=stored["lineage"]["name"],
         token_width=model.width,
@@ -157,15 +264,22 @@ def _write_components(
         stop_token_ids=(model.stop_id,),
         front_end=model.config.front_end,
         prompt=model.config.prompt,
-        components=tuple(writer.components),
+        components=tuple(workshop.components),
         tolerances={},
         lineage={
             "checkpoint_config_sha256": sha256_of(checkpoint / "config.json"),
             "checkpoint_components": stored["components"],
             "tools": {name: _version(name) for name in TOOLS},
+            **calibration,
         },
-        verification={},
+        verification=verification,
     )
+
+
+def _keep_chosen_language_models(workshop: Workshop, chosen: str) -> None:
+    """The type that was chosen, first, and F16, the reference."""
+    kept = [c for c in workshop.components if c.role != "language_model" or c.precision in (chosen, "F16")]
+    workshop.components = sorted(kept, key=lambda c: (c.role == "language_model", c.precision != chosen))
 
 
 def _version(package: str) -> str:
@@ -175,64 +289,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def language_model_tensors(model: VAEmotionLLM) -> dict[str, np.ndarray[Any, Any]]:
-    """The decoder's weights under Llama's own names."""
-    tensors = {name: tensor.numpy() for name, tensor in model.base.model.text_model.state_dict().items()}
-    if not model.base.config.text_config.tie_word_embeddings:
-        tensors["lm_head.weight"] = model.base.lm_head.weight.detach().numpy()
-    return tensors
-
-
-def _write_gguf(
-    model: VAEmotionLLM, stored: dict[str, Any], checkpoint: Path, writer: Writer, file_type: str
-) -> None:
-    text_config = model.base.config.text_config
-    path = writer.folder / "components" / f"language_model.{file_type}.gguf"
-    write_llama_gguf(
-        path,
-        language_model_tensors(model),
-        LlamaShape.from_config(text_config),
-        checkpoint / stored["components"]["tokenizer"]["file"],
-        file_type=file_type,
-        name=stored["lineage"]["name"],
-        licence=writer.licence,
-        special=SpecialTokens(text_config.bos_token_id, model.stop_id, text_config.pad_token_id),
-    )
-    writer.add("language_model", file_type, path)
-
-
-def _write_tables(model: VAEmotionLLM, checkpoint: Path, writer: Writer) -> None:
-    directory = writer.folder / "components"
-    assert model.audio is not None
-    embeddings = model.base.model.get_input_embeddings().weight.detach().half().numpy()  # (vocab, D)
-    np.save(directory / "token_embeddings.npy", embeddings)
-    np.save(directory / "delimiters.npy", model.audio.delimiters.detach().numpy())
-    shutil.copyfile(checkpoint / "tokenizer.json", directory / "tokenizer.json")
-    writer.add("token_embeddings", "none", directory / "token_embeddings.npy")
-    writer.add("delimiters", "none", directory / "delimiters.npy")
-    writer.add("tokenizer", "none", directory / "tokenizer.json")
-
-
-def _write_golden(model: VAEmotionLLM, writer: Writer) -> None:
-    path = writer.folder / "components" / "golden.npz"
-    vectors: dict[str, Any] = golden_vectors(model)
-    np.savez_compressed(path, **vectors)
-    writer.add("golden", "none", path)
-
-
 def _verified(
-    model: VAEmotionLLM, folder: Path, manifest: Manifest, console: Console
+    model: VAEmotionLLM, folder: Path, manifest: Manifest, console: Console, clips: int
 ) -> tuple[Manifest, list[Edge]]:
-    """The manifest with what was measured; a breach raises VerificationError after its table was printed."""
+    """The manifest with what was measured, and marked as verified when every edge holds."""
     with console.status("verifying every edge on real inputs"):
         write_manifest(folder, manifest)
-        edges = verify_against(folder, model)
-    broken = [edge for edge in edges if not edge.holds]
-    if broken:
-        console.print(edges_table(edges))
-        raise VerificationError(
-            f"the export differs from its checkpoint: {broken[0].sentence()}; no bundle was written"
-        )
+        edges = verify_against(folder, model, clips)
     golden = {edge.component: edge.measured for edge in edges if edge.kind == "golden"}
     tolerances = {
         key: max(
@@ -240,6 +303,22 @@ def _verified(
         )
         for key, value in golden.items()
     }
-    return replace(
-        manifest, tolerances=tolerances, verification={"edges": [vars(edge) for edge in edges]}
-    ), edges
+    verified = all(edge.holds for edge in edges)
+    verification = {**manifest.verification, "verified": verified, "edges": [vars(edge) for edge in edges]}
+    return replace(manifest, tolerances=tolerances, verification=verification), edges
+
+
+def _publish(folder: Path, out: Path, manifest: Manifest, edges: list[Edge], console: Console) -> None:
+    """Move the bundle to its name; one that breaches stays beside it, marked as unverified."""
+    console.print(edges_table(edges))
+    if manifest.verified:
+        publish_folder(folder, out)
+        return
+    unverified = out.with_name(out.name + ".unverified")
+    shutil.rmtree(unverified, ignore_errors=True)
+    folder.rename(unverified)
+    broken = next(edge for edge in edges if not edge.holds)
+    raise VerificationError(
+        f"the export differs from its checkpoint: {broken.sentence()}; {out.name} was not written, and {unverified.name} is "
+        "marked as unverified"
+    )

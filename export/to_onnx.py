@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from calibration.qdq import SCOPES
 from vaemotion.contract.bundle import TensorSpec
 from vaemotion.contract.errors import UserError
 from vaemotion.model.emo_adapter import CONSTRUCTS, EmoAdapter
@@ -113,8 +114,10 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
             verbose=False,
         )
     model = onnx.load(str(path))
+    _strip_metadata(model)
+    onnx.save(model, str(path))
     onnx.checker.check_model(model, full_check=True)
-    inputs, outputs = _specs(model.graph.input), _specs(model.graph.output)
+    inputs, outputs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
     for spec in (*inputs, *outputs):
         if spec.shape[0] != "batch" or any(isinstance(size, str) for size in spec.shape[1:]):
             raise ExportError(
@@ -127,13 +130,21 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
     return inputs, outputs
 
 
+def _strip_metadata(model: onnx.ModelProto) -> None:
+    """Of what the exporter notes beside each node only the module's name stays: stack traces are of this machine."""
+    for node in model.graph.node:
+        kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+
+
 def _nested(module: nn.Module, dynamic: tuple[dict[int, str], ...]) -> dict[str, dict[int, str]]:
     """Free dimensions by the names of ``forward``'s parameters."""
     names = module.forward.__code__.co_varnames[1 : 1 + len(dynamic)]
     return dict(zip(names, dynamic, strict=True))
 
 
-def _specs(values: object) -> tuple[TensorSpec, ...]:
+def tensor_specs(values: object) -> tuple[TensorSpec, ...]:
     specs: list[TensorSpec] = []
     for value in values:  # type: ignore[attr-defined]
         tensor = value.type.tensor_type

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from tokenizers import Tokenizer  # pyright: ignore[reportMissingTypeStubs]
 
 from runtime.engines import Engine, open_engine
@@ -278,18 +279,34 @@ def generate_text(
 
 
 @contextmanager
-def open_predictor(bundle: Path, *, threads: int = 2, f32_kv: bool = False) -> Generator[DevicePredictor]:
-    """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``."""
+def open_predictor(
+    bundle: Path,
+    *,
+    threads: int = 2,
+    f32_kv: bool = False,
+    precision: str | None = None,
+    language_type: str | None = None,
+    warn: bool = True,
+) -> Generator[DevicePredictor]:
+    """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``. ``precision`` of the
+    engines and ``language_type``: what the machine prefers and what is listed first, unless asked for. ``warn``: say so when it is unverified."""
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
     check_front_end(manifest, read_golden(bundle, manifest))
-    engines = {role: open_engine(bundle, manifest, role, threads) for role in ENGINE_ROLES}
+    if warn and not manifest.verified:
+        warning = (
+            f"{bundle} is not verified: what it computes may differ from its checkpoint; export it again"
+        )
+        Console(stderr=True).print(f"[yellow]{warning}[/]", highlight=False)
+    engines = {
+        role: open_engine(bundle, manifest, role, threads, precision=precision) for role in ENGINE_ROLES
+    }
     tokenizer = Tokenizer.from_file(str(component_path(bundle, manifest.component("tokenizer"))))
     delimiters = np.load(component_path(bundle, manifest.component("delimiters")), allow_pickle=False)
     embeddings = np.load(
         component_path(bundle, manifest.component("token_embeddings")), mmap_mode="r", allow_pickle=False
     )
-    path = component_path(bundle, manifest.component("language_model"))
+    path = component_path(bundle, manifest.component("language_model", language_type))
     with LanguageModel(
         path, embeddings, context_tokens=CONTEXT_TOKENS, threads=threads, f32_kv=f32_kv
     ) as language_model:

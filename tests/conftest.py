@@ -25,3 +25,13 @@ def small_bundle(small_checkpoint: Path) -> Path:
     bundle = small_checkpoint.with_name("bundle")
     export_bundle(small_checkpoint, bundle)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def small_int8_bundle(small_checkpoint: Path) -> Path:
+    """``small_checkpoint`` with every precision; its INT8 is not judged, because a random model has nothing to lose."""
+    from export.pack import Options, export_bundle
+
+    bundle = small_checkpoint.with_name("bundle-int8")
+    export_bundle(small_checkpoint, bundle, Options("int8", max_drop=None, calibration_windows=24))
+    return bundle

@@ -137,12 +137,61 @@ def train_ablations(
 @app.command("export")
 def export_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle; must not exist yet.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle; a bundle there is replaced.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32; fp16: FP32 and FP16; int8: these and INT8.")
+    ] = "fp32",
+    max_drop: Annotated[
+        str,
+        typer.Option(
+            "--max-drop",
+            metavar="POINTS",
+            help="What INT8 may cost at most in CCC on each path and in content accuracy, with 95 % confidence; none: do not judge.",
+        ),
+    ] = "0.5pp",
+    windows: Annotated[int, typer.Option("--windows", min=16, help="Windows that judge INT8.")] = 2000,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration", help="Manifest whose split 'train' calibrates; default: procedural art."
+        ),
+    ] = None,
+    media_root: MediaRoot = Path(),
+    calibration_windows: Annotated[
+        int, typer.Option("--calibration-windows", min=16, help="Windows that calibrate.")
+    ] = 256,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips on which every edge is verified.")] = 40,
 ) -> None:
-    """Turn a checkpoint into a verified bundle."""
-    from export.pack import export_bundle
+    """Turn a checkpoint into a verified bundle. Exit code 3: INT8 does not fit into what --max-drop allows.
 
-    export_bundle(checkpoint, out)
+    What is finished stays in OUT.partial when something fails, and the same command goes on there.
+    """
+    from export.pack import Options, export_bundle, parse_drop
+
+    drop = parse_drop(max_drop)
+    export_bundle(
+        checkpoint,
+        out,
+        Options(precision, drop, windows, calibration, media_root, calibration_windows, clips),
+    )
+
+
+@app.command("gguf")
+def gguf_of_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder of a Llama or SmolVLM as transformers saves it.")],
+    out: Annotated[Path, typer.Option("--out", help="GGUF file to write.")],
+    file_type: Annotated[str, typer.Option("--type", help="F32, F16, Q8_0, Q5_0 or Q4_K_M.")] = "Q8_0",
+    importance: Annotated[
+        Path | None, typer.Option("--importance", help="Importance matrix for Q5_0 and Q4_K_M.")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option("--license", help="SPDX licence to note in the file.")
+    ] = "NOASSERTION",
+) -> None:
+    """Write the language model of a local folder as GGUF, and say what each tensor really became."""
+    from export.llama_folder import folder_to_gguf
+
+    folder_to_gguf(folder, out, file_type, importance, licence)
 
 
 @app.command("verify")
@@ -161,6 +210,19 @@ def verify_bundle(
         from export.verify import verify
 
         verify(bundle, against)
+
+
+@app.command("engines")
+def build_engines_ahead(
+    bundle: Bundle,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="int8, fp16 or fp32; default: all of the bundle's.")
+    ] = None,
+) -> None:
+    """Build a bundle's TensorRT engines ahead of time, on the device that will run them."""
+    from export.to_tensorrt import build_engines
+
+    build_engines(bundle, precision)
 
 
 @app.command("run")
@@ -247,6 +309,30 @@ def doctor_machine(
     return doctor(bundle, as_json)
 
 
+@app.command("bench")
+def bench_bundle(
+    bundle: Bundle,
+    out: Annotated[Path, typer.Option("--out", help="Folder for bench.json, bench.md and bench.png.")] = Path(
+        "bench"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds", min=1, help="Times that every file has its turn; more where more runs beside."
+        ),
+    ] = 5,
+) -> None:
+    """What each file of a bundle costs on this machine: size, load time, memory, p50 and p95 of its time, and accuracy.
+
+    Every precision is measured in processes of its own, in turns; it says so where a smaller one does not win.
+    Figures of a busy machine are worse than they need be: let nothing else run.
+    """
+    from runtime.bench import bench
+
+    bench(bundle, out, as_json, rounds)
+
+
 @bundle_app.command("inspect")
 def bundle_inspect(
     bundle: Bundle, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
@@ -255,6 +341,22 @@ def bundle_inspect(
     from runtime.inspection import inspect
 
     inspect(bundle, as_json)
+
+
+@bundle_app.command("diff")
+def bundle_diff(
+    a: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    b: Annotated[Path, typer.Argument(help="Bundle folder to compare it with.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Say what two bundles differ in: weights, precisions, front end, prompt; calibration, accuracy, licences, tools.
+
+    Exit code 0: equal in everything that counts for results; 1: not. Manifests are compared; whether the files
+    are what their manifest says is for `vaemotion verify`.
+    """
+    from runtime.bundle_diff import diff
+
+    return diff(a, b, as_json)
 
 
 @evaluate_app.command("benchmark")

@@ -11,11 +11,19 @@ import onnx
 import pytest
 import torch
 
-from export.pack import export_bundle
+from export.pack import export_bundle, parse_drop
 from export.to_onnx import ExportError
+from runtime.predictor import open_predictor
 from tests.tiny import tiny_model
 from vaemotion.cli import main
-from vaemotion.contract.bundle import ROLES, component_path, read_manifest, sha256_of, verify_files
+from vaemotion.contract.bundle import (
+    ENGINE_ROLES,
+    ROLES,
+    component_path,
+    read_manifest,
+    sha256_of,
+    verify_files,
+)
 from vaemotion.model.checkpoint import CheckpointError, save_checkpoint
 
 
@@ -63,7 +71,7 @@ def test_golden_vectors_are_plain_arrays_of_real_inputs(small_bundle: Path) -> N
         assert golden["language_model/out/logits"].shape == (1, 384)
 
 
-def test_a_breach_exits_with_one_sentence_and_leaves_no_bundle(
+def test_a_breach_exits_with_one_sentence_and_its_bundle_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_model()
@@ -75,8 +83,88 @@ def test_a_breach_exits_with_one_sentence_and_leaves_no_bundle(
     assert "breach" in error
     last = error.strip().splitlines()[-1]
     assert last.startswith("vaemotion: error: the export differs from its checkpoint: language_model/")
-    assert last.endswith("no bundle was written")
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert last.endswith("bundle was not written, and bundle.unverified is marked as unverified")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.unverified", "checkpoint"]
+    assert not read_manifest(tmp_path / "bundle.unverified").verified
+    with open_predictor(tmp_path / "bundle.unverified"):
+        assert "bundle.unverified is not verified" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_verified_bundle_says_so_and_is_opened_in_silence(
+    small_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_manifest(small_bundle).verified
+    with open_predictor(small_bundle):
+        assert capsys.readouterr().err == ""
+
+
+def test_int8_brings_every_precision_its_calibration_and_an_account_of_every_block(
+    small_int8_bundle: Path,
+) -> None:
+    manifest = read_manifest(small_int8_bundle)
+    for role in ENGINE_ROLES:
+        listed = {c.precision: c.bytes for c in manifest.components if c.role == role}
+        assert set(listed) == {"fp32", "fp16", "int8", "int8-cpu"}
+        assert listed["int8"] < listed["fp16"] < listed["fp32"]
+    calibration = manifest.lineage["calibration"]
+    assert calibration["kinds"]["scene"] == 24
+    assert len(calibration["sha256"]) == calibration["windows"] == 48
+    accounts = manifest.verification["budget"]["engines"]
+    assert {(a["role"], a["scheme"]) for a in accounts} == {
+        (r, s) for r in ENGINE_ROLES for s in ("int8", "int8-cpu")
+    }
+    for account in accounts:
+        assert account["int8_weight_bytes"] > 0.5 * account["matmul_weight_bytes"]
+        assert (account["method"], account["methods_tried"]) == ("max", {})  # nothing was searched
+        assert all(block["damage"] is None and block["state"] == "INT8" for block in account["blocks"])
+    qualities = manifest.verification["language_models"]
+    assert set(qualities) == {"Q4_K_M", "Q5_0", "Q8_0"}
+    chosen = manifest.component("language_model").precision
+    assert [c.precision for c in manifest.components if c.role == "language_model"] == [chosen, "F16"]
+
+
+def test_a_processor_runs_the_variant_that_is_made_for_it(small_int8_bundle: Path) -> None:
+    with open_predictor(small_int8_bundle) as predictor:
+        assert all("(int8-cpu)" in predictor.engines[role].announcement for role in ENGINE_ROLES)  # type: ignore[attr-defined]
+    with open_predictor(small_int8_bundle, precision="fp32") as predictor:
+        assert all("(fp32)" in predictor.engines[role].announcement for role in ENGINE_ROLES)  # type: ignore[attr-defined]
+
+
+def test_a_budget_that_int8_cannot_hold_exits_with_3_and_leaves_no_bundle(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "--precision",
+        "int8",
+        "--max-drop",
+        "0.00001pp",
+        "--windows",
+        "16",
+        "--calibration-windows",
+        "24",
+    ]
+    assert main(["export", str(small_checkpoint), "--out", str(tmp_path / "bundle"), *arguments]) == 3
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "FP16 wins on this model; export with --precision fp16" in last
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle.partial"]
+
+
+def test_without_calibration_there_is_no_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(tiny_model(), tmp_path / "checkpoint", {"name": "foreign"}, "Apache-2.0")
+    out = str(tmp_path / "bundle")
+    assert main(["export", str(tmp_path / "checkpoint"), "--out", out, "--precision", "int8"]) == 1
+    assert "give --calibration MANIFEST --media-root FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0pp", "-1pp", "much", "100pp"])
+def test_a_drop_that_is_none_is_refused(text: str, small_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["--precision", "int8", "--max-drop", text, "--out", str(tmp_path / "bundle")]
+    assert main(["export", str(small_checkpoint), *arguments]) == 2
+
+
+def test_a_drop_may_be_given_in_points_or_as_a_share() -> None:
+    assert parse_drop("0.5pp") == parse_drop("0.005") == 0.005
+    assert parse_drop("none") is None
 
 
 def test_a_folder_that_is_no_bundle_is_never_replaced(small_checkpoint: Path, tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ class Manifest:
     verification: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def verified(self) -> bool:
+        """Whether every comparison held when it was exported."""
+        return self.verification.get("verified") is True
+
     def component(self, role: str, precision: str | None = None) -> Component:
         """The component of a role (and precision; the first listed when None)."""
         for component in self.components:

@@ -1,0 +1,190 @@
+"""Calibration windows: real inputs through the device's own front end, with what they cover.
+
+In: a front end, and a manifest with its media root or, for a checkpoint that learnt on it, procedural art. Out: ``Sample``
+records, the same for the same seed. They are of the split ``train``; a window's content hash says whether an evaluation holds it, too.
+Among them are silence, noise and darkness, because a gallery has all three, and every emotion class that can be had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vaemotion.contract.audio import SAMPLE_RATE_HZ
+from vaemotion.contract.emotions import EMOTIONS, emotion_distribution
+from vaemotion.contract.errors import UserError
+from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_at
+from vaemotion.contract.windows import grid_index, window_frame_indices
+from vaemotion.data.item import Item
+from vaemotion.data.loader import load_clip
+from vaemotion.data.manifest import read_manifest
+from vaemotion.data.procedural_art import Work, draw_frame, sample_work, synthesise, work_seed
+
+EXTREMES = ("silence", "noise", "darkness")
+PER_EXTREME = 8
+LEAST_PER_EMOTION = 8
+_SEARCHED_WORKS = 20_000
+NOISE_RMS = 0.1  # -20 dB of full scale
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``kind``: "scene" or one of ``EXTREMES``; ``emotion``: the strongest of the nine, where it is known; ``sha256``: of the clip's
+    samples and pictures."""
+
+    kind: str
+    emotion: str | None
+    sha256: str
+    inputs: EncoderInputs
+
+
+def content_hash(clip: Clip) -> str:
+    """sha256 of what a clip holds, whatever file it came from."""
+    digest = hashlib.sha256()
+    for frame in clip.frames:
+        digest.update(frame.tobytes())
+    digest.update(b"" if clip.samples is None else clip.samples.tobytes())
+    return digest.hexdigest()
+
+
+def procedural_window_clip(work: Work, front_end: FrontEnd, seed: int) -> Clip:
+    """The work up to a moment drawn from ``seed`` and the work: its sound from the start, and the pictures of the window there."""
+    windows = front_end.windows
+    earliest_s = max(front_end.filled_audio_window_s, windows.visual_window_s) + windows.frame_hop_s
+    rng = np.random.default_rng([seed, 17, work.seed])
+    newest = grid_index(earliest_s + float(rng.uniform(0, 0.5)), windows.frame_hop_s)
+    times_s = [index * windows.frame_hop_s for index in window_frame_indices(newest, windows)]
+    frames = tuple(draw_frame(work, time_s) for time_s in times_s)
+    return Clip(frames, tuple(times_s), synthesise(work, times_s[-1]))
+
+
+def procedural_samples(front_end: FrontEnd, count: int, seed: int = 0) -> Iterator[Sample]:
+    """``count`` scenes of the training split, at least ``LEAST_PER_EMOTION`` of every emotion, and the extremes."""
+    works = _balanced_works(count, seed)
+    for work in works:
+        clip = procedural_window_clip(work, front_end, seed)
+        yield _sample("scene", emotion_of(work), clip, front_end)
+    for number, kind in enumerate(EXTREMES * PER_EXTREME):
+        clip = extreme_clip(
+            kind, procedural_window_clip(works[number % len(works)], front_end, seed), seed + number
+        )
+        yield _sample(kind, None, clip, front_end)
+
+
+def _balanced_works(count: int, seed: int) -> list[Work]:
+    """Works of the training split: the first of every emotion, ``LEAST_PER_EMOTION`` of each where there is room, then simply the first."""
+    least = min(LEAST_PER_EMOTION, count // len(EMOTIONS))
+    seen: Counter[str] = Counter()
+    chosen: dict[int, Work] = {}
+    for index in range(_SEARCHED_WORKS):
+        if all(seen[name] >= least for name in EMOTIONS):
+            break
+        work = sample_work(work_seed("train", seed * _SEARCHED_WORKS + index))
+        if seen[emotion_of(work)] < least:
+            seen[emotion_of(work)] += 1
+            chosen[index] = work
+    for index in range(count):
+        if len(chosen) < count and index not in chosen:
+            chosen[index] = sample_work(work_seed("train", seed * _SEARCHED_WORKS + index))
+    return list(chosen.values())
+
+
+def emotion_of(work: Work) -> str:
+    """The strongest of the nine emotions."""
+    return EMOTIONS[int(np.argmax(work.emotion_distribution))]
+
+
+def extreme_clip(kind: str, clip: Clip, seed: int) -> Clip:
+    """``clip`` with its sound silenced or exchanged for white noise, or with its pictures black."""
+    assert clip.samples is not None
+    if kind == "darkness":
+        return Clip(tuple(np.zeros_like(f) for f in clip.frames), clip.frame_times_s, clip.samples)
+    noise = np.random.default_rng([seed, 23]).normal(0, NOISE_RMS, len(clip.samples))
+    samples = np.zeros(len(clip.samples)) if kind == "silence" else np.clip(noise, -1, 1)
+    return Clip(clip.frames, clip.frame_times_s, samples.astype(np.float32))
+
+
+def manifest_samples(
+    manifest: Path, media_root: Path, front_end: FrontEnd, count: int, seed: int = 0
+) -> Iterator[Sample]:
+    """Windows from the items of a manifest's split ``train``, in an order drawn from ``seed``, and the extremes.
+
+    Raises UserError when the split is empty.
+    """
+    items = [item for item in read_manifest(manifest, media_root) if item.split == "train"]
+    if not items:
+        raise UserError(f"{manifest} has no item in its split 'train'; calibration takes no other")
+    order = np.random.default_rng([seed, 29]).permutation(len(items))
+    length_s = max(front_end.filled_audio_window_s, front_end.windows.visual_window_s)
+    last: Clip | None = None
+    for number in range(count):
+        item = items[order[number % len(items)]]
+        clip = load_clip(item, media_root)
+        path = (
+            "audio-visual"
+            if clip.frames and clip.samples is not None
+            else "visual"
+            if clip.frames
+            else "audio"
+        )
+        rng = np.random.default_rng([seed, 31, number])
+        now_s = float(rng.uniform(min(length_s, clip.duration_s), max(clip.duration_s, 1 / SAMPLE_RATE_HZ)))
+        last = clip if path == "audio-visual" else last
+        yield Sample(
+            "scene", _labelled_emotion(item), content_hash(clip), window_at(clip, now_s, path, front_end)
+        )
+    for number, kind in enumerate(EXTREMES * PER_EXTREME):
+        if last is not None:
+            yield _sample(kind, None, extreme_clip(kind, last, seed + number), front_end)
+
+
+def _labelled_emotion(item: Item) -> str | None:
+    if item.emotion_distribution is not None:
+        return EMOTIONS[int(np.argmax(item.emotion_distribution))]
+    if item.valence is not None and item.arousal is not None:
+        return EMOTIONS[int(np.argmax(emotion_distribution(item.valence, item.arousal)))]
+    return None
+
+
+def _sample(kind: str, emotion: str | None, clip: Clip, front_end: FrontEnd) -> Sample:
+    return Sample(
+        kind, emotion, content_hash(clip), window_at(clip, clip.duration_s, "audio-visual", front_end)
+    )
+
+
+def coverage(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What the samples hold, for the manifest: counts by kind and emotion, emotions that are missing, ranges of sound and pictures,
+    and every content hash."""
+    emotions = Counter(s.emotion for s in samples if s.emotion is not None)
+    mels = [s.inputs.log_mel for s in samples if s.inputs.log_mel.size]
+    pictures = [s.inputs.pixels for s in samples if s.inputs.pixels.size]
+    return {
+        "windows": len(samples),
+        "kinds": dict(Counter(s.kind for s in samples)),
+        "emotions": {name: emotions[name] for name in EMOTIONS},
+        "missing_emotions": [name for name in EMOTIONS if not emotions[name]],
+        "log_mel_range": _range(mels),
+        "pixel_range": _range(pictures),
+        "sha256": sorted({s.sha256 for s in samples}),
+    }
+
+
+def _range(arrays: Sequence[npt.NDArray[Any]]) -> list[float]:
+    pairs = [(float(a.min()), float(a.max())) for a in arrays]
+    return [min(p[0] for p in pairs), max(p[1] for p in pairs)] if pairs else []
+
+
+def refuse_overlap(samples: Sequence[Sample], evaluated: Iterable[str]) -> None:
+    """Raises UserError when a window that will judge has the content of one that calibrates."""
+    if shared := {s.sha256 for s in samples} & set(evaluated):
+        raise UserError(
+            f"{len(shared)} of the calibration windows have the content of windows that judge the export "
+            f"(sha256 {min(shared)[:12]}…); take them out of the calibration manifest"
+        )

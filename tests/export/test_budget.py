@@ -1,0 +1,149 @@
+"""The search for INT8: a planted outlier is found and taken back first, whatever fits stays, and too little is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from calibration.qdq import SCHEMES, weight_products
+from calibration.samples import procedural_samples
+from export.budget import (
+    BudgetError,
+    Plan,
+    SearchWindows,
+    SessionEngine,
+    plan_engines,
+    require_half,
+    revert_until_search_holds,
+    revert_worst,
+    slower_share,
+)
+from runtime.predictor import Predictor, open_predictor
+from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
+
+PLANTED = "vision_model.encoder.layers.0.mlp"
+GAIN = 4000.0
+
+
+def planted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """One channel of the norm before the MLP louder by ``GAIN``, and its weights smaller by as much: the same function."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    first = next(p for p in weight_products(changed) if p.block == PLANTED)
+    norm = next(node for node in changed.graph.node if first.activation in node.output)
+    assert norm.op_type == "LayerNormalization"
+    product = next(node for node in changed.graph.node if node.name == first.node)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in changed.graph.initializer}
+    for node, position, factor in ((norm, 1, GAIN), (norm, 2, GAIN), (product, 1, 1 / GAIN)):
+        values = tensors[node.input[position]].copy()  # a copy of its own: equal tensors are stored once
+        values[3] *= factor
+        node.input[position] = f"planted {node.name} {position}"
+        changed.graph.initializer.append(numpy_helper.from_array(values, node.input[position]))
+    return changed
+
+
+@pytest.fixture(scope="module")
+def reference(small_bundle: Path) -> Iterator[Predictor[Any]]:
+    with open_predictor(small_bundle) as predictor:
+        yield predictor
+
+
+@pytest.fixture(scope="module")
+def models(small_bundle: Path) -> dict[str, onnx.ModelProto]:
+    manifest = read_manifest(small_bundle)
+    return {
+        role: onnx.load(str(component_path(small_bundle, manifest.component(role, "fp32"))))
+        for role in ENGINE_ROLES
+    }
+
+
+@pytest.fixture(scope="module")
+def windows(reference: Predictor[Any]) -> SearchWindows:
+    return SearchWindows(reference, list(procedural_samples(reference.constants.front_end, 18)))
+
+
+@pytest.fixture
+def plans(
+    reference: Predictor[Any], models: dict[str, onnx.ModelProto], windows: SearchWindows
+) -> dict[str, Plan]:
+    samples = list(procedural_samples(reference.constants.front_end, 18))
+    spiked = {**models, "vision_encoder": planted(models["vision_encoder"])}
+    return plan_engines(spiked, dict.fromkeys(ENGINE_ROLES, ()), "int8", samples, reference, windows)
+
+
+def test_the_planted_outlier_is_found_and_taken_back_first(
+    plans: dict[str, Plan], models: dict[str, onnx.ModelProto], windows: SearchWindows
+) -> None:
+    spiked = SessionEngine(plans["vision_encoder"].model)
+    assert windows.damage({"vision_encoder": spiked}) < 1e-4  # before it is quantised it is the same function
+    ranked = sorted((b for p in plans.values() for b in p.blocks), key=lambda block: -(block.damage or 0.0))
+    print([(block.name, block.damage) for block in ranked[:4]])
+    assert ranked[0].name == PLANTED
+    assert ranked[0].damage > 3 * ranked[1].damage
+    whole = windows.damage({role: SessionEngine(plan.variant(plan.chosen())) for role, plan in plans.items()})
+    left = revert_until_search_holds(plans, windows, max_drop=0.5 * whole)
+    assert left <= 0.5 * whole
+    states = {block.name: block.state for block in plans["vision_encoder"].blocks}
+    assert states[PLANTED] == "reverted: accuracy"
+    assert require_half(plans) > 0.5
+
+
+def test_the_account_says_what_became_of_every_block(plans: dict[str, Plan]) -> None:
+    worst = revert_worst(plans, "accuracy, end to end")
+    assert worst is not None
+    (account,) = (plan.account() for plan in plans.values() if worst in plan.blocks)
+    assert {b["name"]: b["state"] for b in account["blocks"]}[worst.name] == "reverted: accuracy, end to end"
+    assert account["int8_weight_bytes"] < account["matmul_weight_bytes"]
+    assert account["method"] in account["methods_tried"]
+    assert all(0 <= share <= 1 for share in account["clipped_share"].values())
+
+
+def test_too_little_int8_is_refused_with_the_worst_block_and_the_way_out(plans: dict[str, Plan]) -> None:
+    for _ in range(100):
+        if revert_worst(plans, "accuracy") is None:
+            break
+    with pytest.raises(
+        BudgetError, match=r"only 0% of the matrix weights .*the worst block is .*--precision fp16"
+    ) as caught:
+        require_half(plans)
+    assert caught.value.exit_code == 3
+
+
+def test_the_other_scheme_takes_over_the_ranking_and_finds_its_own_ranges(
+    plans: dict[str, Plan],
+    models: dict[str, onnx.ModelProto],
+    windows: SearchWindows,
+    reference: Predictor[Any],
+) -> None:
+    samples = list(procedural_samples(reference.constants.front_end, 9))
+    other = plan_engines(
+        models, dict.fromkeys(ENGINE_ROLES, ()), SCHEMES[1], samples, reference, windows, plans
+    )
+    for role in ENGINE_ROLES:
+        assert [b.damage for b in other[role].blocks] == [b.damage for b in plans[role].blocks]
+        assert other[role].blocks[0] is not plans[role].blocks[0]
+        assert set(other[role].method_damages) == set(plans[role].method_damages)
+
+
+def test_a_slower_graph_is_seen_to_be_slower() -> None:
+    def chain(length: int) -> onnx.ModelProto:
+        weight = numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")
+        names = [f"t{k}" for k in range(length + 1)]
+        nodes = [onnx.helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
+        specs = [
+            onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 256])
+            for n in (names[0], names[-1])
+        ]
+        graph = onnx.helper.make_graph(nodes, "g", specs[:1], specs[1:], [weight])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+    arrays = {"t0": np.ones((256, 256), np.float32)}
+    assert slower_share(chain(40), chain(1), arrays) == 1.0
+    assert slower_share(chain(1), chain(40), arrays) == 0.0
