@@ -6,14 +6,14 @@ READY := .venv/.ready
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix train-tiny ablations
+.PHONY: help demo test check fix train-tiny ablations bench-optimum
 CLIP ?=
 DATA ?=
 COMMA := ,
 REAL := $(if $(DATA),runs/data/esc10.jsonl runs/data/sievers.jsonl runs/data/bass.jsonl)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -59,3 +59,6 @@ runs/data/%.jsonl: | $(READY)
 
 ablations: $(READY) ## mechanism checks at small scale on runs/base: docs/ablations.md, resumable
 	$(BIN)/vaemotion train ablations --config configs/ablations.toml --base runs/base --out runs/ablations
+
+bench-optimum: $(READY) ## our ONNX export beside optimum's, which gets an environment of its own: docs/decisions/0005-against-optimum.md
+	$(BIN)/python -m benchmarks.against_optimum

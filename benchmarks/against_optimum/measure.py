@@ -1,0 +1,161 @@
+"""Exported files against torch and against each other, on ONNX Runtime's CPU provider.
+
+In: a JSON plan (files by key, checkpoint, kind; threads; repetitions). Out: a JSON file with nodes, shapes, parity and latency.
+A file that cannot be checked, loaded or run leaves its error there.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+
+from benchmarks.against_optimum.ours import SIDE_PX, part
+from benchmarks.against_optimum.record import one_line
+from vaemotion.contract.audio import AST_LOG_MEL, SAMPLE_RATE_HZ, log_mel, normalised_window
+from vaemotion.data.procedural_art import sample_work, synthesise, work_seed
+
+BATCHES = (1, 2)  # both tools trace at batch 2: a constant 2 would fail at the other
+Float32 = npt.NDArray[np.float32]
+
+
+def real_input(kind: str, batch: int) -> Float32:
+    """Log-mel of ``batch`` procedural works, (B, 1024, 128), or for "vision" seeded noise, (B, 3, side, side)."""
+    if kind == "vision":
+        noise = np.random.default_rng(0).standard_normal((batch, 3, SIDE_PX, SIDE_PX))
+        return noise.astype(np.float32)
+    duration_s = AST_LOG_MEL.samples_for(1024) / SAMPLE_RATE_HZ
+    works = (sample_work(work_seed("validation", index)) for index in range(batch))
+    mels = [log_mel(synthesise(work, duration_s), AST_LOG_MEL) for work in works]
+    return np.stack([normalised_window(mel, 1024, AST_LOG_MEL) for mel in mels])
+
+
+def facts(file: Path) -> dict[str, Any]:
+    """What the file says of itself, and what onnx's full check says of it."""
+    model = onnx.load(str(file))
+    shapes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        check = "passed"
+    except Exception as failure:  # onnx raises several types of its own
+        check = one_line(failure)
+    return {
+        "nodes": len(model.graph.node),
+        "opset": {entry.domain: entry.version for entry in model.opset_import}[""],
+        "bytes": file.stat().st_size,
+        "shapes": shapes,
+        "check": check,
+    }
+
+
+def open_session(file: Path, threads: int) -> tuple[Any, int]:
+    """A session with the runtime's options, and how many nodes ONNX Runtime's own optimisation leaves."""
+    optimised = file.with_name("optimised.onnx")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.optimized_model_filepath = str(optimised)
+    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    nodes = len(onnx.load(str(optimised)).graph.node)
+    optimised.unlink()
+    return session, nodes
+
+
+def difference(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, float]:
+    if got.shape != expected.shape:
+        raise ValueError(f"the output has shape {got.shape}, torch's has {expected.shape}")
+    gap = np.abs(got.astype(np.float64) - expected)
+    return {"max_abs": float(gap.max()), "mean_abs": float(gap.mean())}
+
+
+@torch.no_grad()
+def eager(module: torch.nn.Module, inputs: Float32) -> npt.NDArray[Any]:
+    dtype = next(module.parameters()).dtype
+    return module(torch.from_numpy(inputs).to(dtype)).numpy()
+
+
+def parity(session: Any, module: torch.nn.Module, kind: str) -> dict[str, Any]:
+    """By batch: largest and mean difference to eager torch on the same inputs, or the error."""
+    found: dict[str, Any] = {}
+    for batch in BATCHES:
+        inputs = real_input(kind, batch)
+        try:
+            got = session.run(None, {session.get_inputs()[0].name: inputs})[0]
+            found[str(batch)] = difference(got, eager(module, inputs))
+        except Exception as failure:  # a refused batch is a result
+            found[str(batch)] = {"error": one_line(failure)}
+    return found
+
+
+def latencies(calls: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, dict[str, list[float]]]:
+    """Wall and CPU time of each call, ms. Every repetition runs all of them, each time from another start."""
+    times: dict[str, dict[str, list[float]]] = {key: {"wall_ms": [], "cpu_ms": []} for key in calls}
+    for call in calls.values():
+        call()  # warm-up
+    order = list(calls)
+    for repetition in range(repetitions):
+        start = repetition % len(order)
+        for key in order[start:] + order[:start]:
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            calls[key]()
+            times[key]["wall_ms"].append((time.perf_counter() - wall_s) * 1e3)
+            times[key]["cpu_ms"].append((time.process_time() - cpu_s) * 1e3)
+        now = ", ".join(f"{key} {times[key]['wall_ms'][-1]:.0f} ms" for key in order)
+        print(f"latency {repetition + 1}/{repetitions}: {now}", flush=True)
+    return times
+
+
+def measure(plan: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(plan["threads"])
+    files: dict[str, Any] = {}
+    calls: dict[str, Callable[[], Any]] = {}
+    for key, entry in plan["files"].items():
+        file, kind = Path(entry["file"]), entry["kind"]
+        module = part(kind, Path(entry["checkpoint"])).module
+        files[key] = found = facts(file)
+        try:
+            session, found["nodes_in_onnx_runtime"] = open_session(file, plan["threads"])
+        except Exception as failure:  # onnxruntime raises its own types, all of them derived from Exception
+            found["error"] = one_line(failure)
+            continue
+        found["parity"] = parity(session, module, kind)
+        worst = max(gap.get("max_abs", float("inf")) for gap in found["parity"].values())
+        print(f"parity of {key}: largest difference {worst:.1e}", flush=True)
+        if kind != "vision":
+            feed = {session.get_inputs()[0].name: real_input(kind, 1)}
+            calls[key] = lambda session=session, feed=feed: session.run(None, feed)
+    ast = part("ast", Path(plan["ast"])).module
+    inputs = real_input("ast", 1)
+    floor = difference(eager(ast, inputs), eager(copy.deepcopy(ast).double(), inputs))
+    calls["eager"] = lambda: eager(ast, inputs)
+    for key, times in latencies(calls, plan["repetitions"]).items():
+        files.setdefault(key, {})["latency"] = {
+            name: {"median": statistics.median(values), "all": values} for name, values in times.items()
+        }
+    return {"files": files, "float32_against_float64": floor, "batches": list(BATCHES)}
+
+
+def main() -> None:
+    plan_file, result_file = (Path(word) for word in sys.argv[1:3])
+    result = measure(json.loads(plan_file.read_text(encoding="utf-8")))
+    result_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

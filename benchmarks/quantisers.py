@@ -1,0 +1,166 @@
+"""Which INT8 quantiser keeps more: ours, ONNX Runtime's static Q/DQ, or NVIDIA's modelopt? On the same graphs, products and samples.
+
+    python -m benchmarks.quantisers BUNDLE --out docs/decisions/0006-quantisers.md
+
+In: a bundle with FP32 engines, exported from a checkpoint that learnt on procedural art. Out: per engine and quantiser the damage (1 - CCC
+between readings, the worst of the paths) on windows of the validation split and the signal to noise of the tokens, as a Markdown table between the
+document's markers. modelopt's requirements are old versions, so it is asked for by hand:
+``pip install --no-deps nvidia-modelopt onnx-graphsurgeon polygraphy nvidia-ml-py onnxslim lief``; without it its rows are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from rich.console import Console
+
+from calibration.qdq import blocks, quantise, weight_products
+from calibration.ranges import METHODS, observed
+from calibration.samples import Sample, content_hash, procedural_samples
+from export.budget import SearchWindows, SessionEngine, calibration_inputs
+from export.judgement import judging_clips
+from export.verify import sqnr_db
+from runtime.predictor import open_predictor
+from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
+from vaemotion.contract.front_end import window_at
+
+BEGIN, END = "<!-- measured -->", "<!-- end -->"
+Batches = list[Mapping[str, np.ndarray[Any, Any]]]
+
+
+class Reader(CalibrationDataReader):
+    """The samples, once."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._left = iter(batches)
+
+    def get_next(self) -> dict[str, Any]:
+        return dict(next(self._left, {})) or None  # type: ignore[return-value]
+
+
+def ours(model: onnx.ModelProto, batches: Batches, _: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
+    products = weight_products(model)
+    histograms = observed(model, sorted({p.activation for p in products if not p.stays_high}), batches)
+    for method in METHODS:
+        yield f"ours, {method}", quantise(model, histograms, method, "int8", blocks(products))
+
+
+def onnxruntimes(
+    model: onnx.ModelProto, batches: Batches, folder: Path
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    nodes = [p.node for p in weight_products(model) if not p.stays_high]
+    source, target = folder / "fp32.onnx", folder / "int8.onnx"
+    onnx.save(model, str(source))
+    for name in ("MinMax", "Entropy", "Percentile"):
+        quantize_static(
+            source, target, Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=nodes,
+            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod[name],
+            extra_options={"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+        )  # fmt: skip
+        yield f"ONNX Runtime, {name}", onnx.load(str(target))
+
+
+def modelopts(
+    model: onnx.ModelProto, batches: Batches, folder: Path
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
+
+    nodes = [p.node for p in weight_products(model) if not p.stays_high]
+    source, target = folder / "fp32.onnx", folder / "int8.onnx"
+    onnx.save(model, str(source))
+    for method in ("max", "entropy"):
+        quantize(
+            str(source), calibration_data_reader=Reader(batches), calibration_method=method, calibration_eps=["cpu"],
+            nodes_to_quantize=nodes, op_types_to_quantize=["MatMul", "Gemm"], high_precision_dtype="fp32", output_path=str(target),
+            log_level="ERROR",
+        )  # fmt: skip
+        yield f"modelopt, {method}", onnx.load(str(target))
+
+
+def compare(bundle: Path, windows: int, console: Console) -> list[tuple[str, str, float, float]]:
+    """Rows of engine, quantiser, damage, signal to noise in dB."""
+    manifest = read_manifest(bundle)
+    rows: list[tuple[str, str, float, float]] = []
+    with open_predictor(bundle, precision="fp32", language_type="F16") as reference:
+        front_end = manifest.front_end
+        samples = list(procedural_samples(front_end, windows))
+        judged = [
+            Sample(
+                "scene", None, content_hash(clip), window_at(clip, clip.duration_s, "audio-visual", front_end)
+            )
+            for _, clip in judging_clips(front_end, 64)
+        ]
+        search = SearchWindows(reference, judged)
+        for role in ENGINE_ROLES:
+            model = onnx.load(str(component_path(bundle, manifest.component(role, "fp32"))))
+            batches = list(calibration_inputs(role, samples, reference, {}))
+            trial = calibration_inputs(role, judged, reference, {})
+            expected = [reference.engines[role].run(arrays) for arrays in trial]
+            for name, graph in _all(model, batches, console):
+                engine = SessionEngine(graph)
+                got = [engine.run(arrays) for arrays in trial]
+                noise = min(
+                    sqnr_db(_joined(expected, output), _joined(got, output)) for output in expected[0]
+                )
+                rows.append((role, name, search.damage({role: engine}), noise))
+                console.print(f"  {role}: {name}: damage {rows[-1][2]:.2e}, {noise:.1f} dB", highlight=False)
+    return rows
+
+
+def _joined(results: list[dict[str, Any]], output: str) -> np.ndarray[Any, Any]:
+    return np.concatenate([result[output] for result in results])
+
+
+def _all(model: onnx.ModelProto, batches: Batches, console: Console) -> Iterator[tuple[str, onnx.ModelProto]]:
+    quantisers: list[Callable[..., Iterator[tuple[str, onnx.ModelProto]]]] = [ours, onnxruntimes, modelopts]
+    for quantiser in quantisers:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                yield from quantiser(model, batches, Path(folder))
+            except ImportError as error:
+                console.print(f"  {quantiser.__name__}: left out ({error})", highlight=False)
+
+
+def document(rows: list[tuple[str, str, float, float]], windows: int) -> str:
+    """The table as Markdown."""
+    lines = [
+        f"`python -m benchmarks.quantisers BUNDLE`: {windows} calibration windows, 64 others to look at; onnxruntime "
+        f"{importlib.metadata.version('onnxruntime')}. Damage: 1 - CCC between the readings with and without INT8.",
+        "", "| engine | quantiser | damage | signal to noise, dB |", "|---|---|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {role} | {name} | {damage:.1e} | {noise:.1f} |" for role, name, damage, noise in rows]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=Path("docs/decisions/0006-quantisers.md"))
+    arguments = parser.parse_args()
+    table = document(compare(arguments.bundle, arguments.windows, Console(stderr=True)), arguments.windows)
+    text = arguments.out.read_text()
+    before, _, rest = text.partition(BEGIN)
+    arguments.out.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
