@@ -225,10 +225,10 @@ def _write_int8(workshop: Workshop, chain: Chain, samples: _Samples, options: Op
         plans = plan_int8(models, stays, samples(), chain.reference, options.max_drop, workshop.console)
         if options.max_drop is None:
             accounts = [plan.account() for by_role in plans.values() for plan in by_role.values()]
-            report: dict[str, Any] = {"language_model": likely[0], "engines": accounts}
+            found: dict[str, Any] = {"language_model": likely[0], "engines": accounts}
         else:
             language_models = {t: chain.language_model(t) for t in likely}
-            report = judge_int8(
+            found = judge_int8(
                 plans, chain.reference, language_models, samples(), options.windows, budget, workshop.console
             )
         graphs = [
@@ -237,9 +237,23 @@ def _write_int8(workshop: Workshop, chain: Chain, samples: _Samples, options: Op
             for role, plan in by_role.items()
             if plan.chosen()
         ]
-        return [write_engine(workshop, plan.graph(), role, scheme) for role, scheme, plan in graphs], report
+        return [write_engine(workshop, plan.graph(), role, scheme) for role, scheme, plan in graphs], found
 
-    return {"budget": workshop.step("engines → INT8", make), "language_models": quality}
+    report = workshop.step("engines → INT8", make)
+    return {"budget": report, "language_models": quality, "components": _per_component(report, quality)}
+
+
+def _per_component(report: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
+    """What each file alone changes, for ``vaemotion bench``: an engine the readings' CCC to FP32, a language model its distributions."""
+    found = {
+        f"{a['role']}/{a['scheme']}": {
+            "ccc_to_fp32": {"delta": -a["methods_tried"][a["method"]], "bound": None}
+        }
+        for a in report["engines"]
+        if a["methods_tried"]
+    }
+    kl = {t: {"kl_nats": {"delta": q["mean_kl_nats"], "bound": q["p99_kl_nats"]}} for t, q in quality.items()}
+    return found | {f"language_model/{t}": values for t, values in kl.items()}
 
 
 def _quantised(workshop: Workshop, chain: Chain, samples: _Samples, file_type: str) -> Made:

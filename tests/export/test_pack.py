@@ -24,6 +24,7 @@ from vaemotion.contract.bundle import (
     sha256_of,
     verify_files,
 )
+from vaemotion.contract.front_end import PATHS
 from vaemotion.model.checkpoint import CheckpointError, save_checkpoint
 
 
@@ -119,6 +120,7 @@ def test_int8_brings_every_precision_its_calibration_and_an_account_of_every_blo
         assert all(block["damage"] is None and block["state"] == "INT8" for block in account["blocks"])
     qualities = manifest.verification["language_models"]
     assert set(qualities) == {"Q4_K_M", "Q5_0", "Q8_0"}
+    assert manifest.verification["components"]["language_model/Q8_0"]["kl_nats"]["delta"] < 0.05
     chosen = manifest.component("language_model").precision
     assert [c.precision for c in manifest.components if c.role == "language_model"] == [chosen, "F16"]
 
@@ -147,6 +149,38 @@ def test_a_budget_that_int8_cannot_hold_exits_with_3_and_leaves_no_bundle(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "FP16 wins on this model; export with --precision fp16" in last
     assert [p.name for p in tmp_path.iterdir()] == ["bundle.partial"]
+
+
+def test_a_budget_that_holds_is_judged_and_written_down(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "--precision",
+        "int8",
+        "--max-drop",
+        "60pp",
+        "--windows",
+        "16",
+        "--calibration-windows",
+        "24",
+        "--clips",
+        "4",
+    ]
+    assert main(["export", str(small_checkpoint), "--out", str(tmp_path / "bundle"), *arguments]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "int8 against FP32, 16 windows" in shown
+    budget = read_manifest(tmp_path / "bundle").verification["budget"]
+    assert set(budget["losses"]) == {"int8", "int8-cpu"}
+    metrics = {
+        "content_accuracy",
+        "kl_nats",
+        *(f"{m}/{p}" for m in ("ccc_valence", "ccc_arousal", "jitter") for p in PATHS),
+    }
+    for losses in budget["losses"].values():
+        assert set(losses) == metrics
+        assert all(loss["bound"] <= loss["allowed"] for loss in losses.values())
+    assert budget["int8_share"]["int8"] > 0.5
+    assert main(["verify", str(tmp_path / "bundle"), "--against", str(small_checkpoint)]) == 0
 
 
 def test_without_calibration_there_is_no_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
