@@ -16,19 +16,23 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.agenda import Agenda
 from runtime.clock import Clock, ManualClock, MonotonicClock
+from runtime.controls import Controls, Desk
 from runtime.messages import End, Frame, Message, Narration, Notice, Start
 from runtime.narrator import Narrator, narrate
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor, open_predictor
 from runtime.sinks.console import open_console
 from runtime.sinks.jsonl import JsonLines
+from runtime.sinks.osc import OscSink, parse_endpoint
 from runtime.sinks.outbox import Outbox
 from runtime.sources import Arrived, Feed, FileSource, Paced, Replay
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
@@ -40,14 +44,16 @@ LAST_NARRATION_S = 5.0  # at the end of a source, how long a sentence that is be
 
 
 def run(
-    bundle: Path, source: Path, outs: Sequence[str], pace: str, narrate_every_s: float, threads: int | None
-) -> int:
+    bundle: Path, source: Path, outs: Sequence[str], pace: str, narrate_every_s: float, threads: int | None,
+    osc_in: str | None = None,
+) -> int:  # fmt: skip
     """``vaemotion run``: stream a file through a bundle. Returns the exit code: 0, or 128 + the signal that ended it."""
     if pace not in PACES:
         raise UsageError(f"--pace must be one of {', '.join(PACES)}, got {pace!r}")
     if narrate_every_s < 0:
         raise UsageError(f"--narrate-every must be 0 (never) or positive seconds, got {narrate_every_s}")
     sinks = [_parse_out(out) for out in outs or ["console"]]
+    listen_at = parse_endpoint(osc_in, "--osc-in", "127.0.0.1") if osc_in is not None else None
     file = FileSource(source)
     with _signals() as stop, open_predictor(bundle, threads=threads or default_threads()) as predictor:
         start = describe(bundle, source, pace, predictor)
@@ -55,10 +61,12 @@ def run(
         feed: Feed = Replay(file, clock) if pace == "max" else Paced(file, clock)
         with contextlib.ExitStack() as closing:
             closing.callback(feed.close)
+            controls = closing.enter_context(contextlib.closing(Controls(*listen_at))) if listen_at else None
             boxes = [
                 Outbox(name, make(), "wait" if pace == "max" else "drop-oldest", stop) for name, make in sinks
             ]
-            Session(predictor, file, feed, clock, boxes, stop, narrate_every_s, pace).run(start)
+            desk = Desk(controls)
+            Session(predictor, file, feed, clock, boxes, stop, narrate_every_s, pace, desk).run(start)
         return 128 + stop.signal if stop.signal else 0
 
 
@@ -74,7 +82,12 @@ def _parse_out(out: str) -> tuple[str, Any]:
         return out, open_console
     if kind == "jsonl" and target:
         return out, lambda: JsonLines(target)
-    raise UsageError(f"--out takes console, jsonl:FILE or jsonl:- (standard output), got {out!r}")
+    if kind == "osc":
+        host, port = parse_endpoint(target, "--out osc:")
+        return out, lambda: OscSink(host, port)
+    raise UsageError(
+        f"--out takes console, jsonl:FILE, jsonl:- (standard output) or osc:HOST:PORT, got {out!r}"
+    )
 
 
 def describe(bundle: Path, source: Path, pace: str, predictor: DevicePredictor) -> Start:
@@ -127,6 +140,7 @@ class Session:
     stop: threading.Event
     narrate_every_s: float
     pace: str
+    desk: Desk = field(default_factory=Desk)
     readings: int = 0
     narrations: int = 0
     skipped: int = 0
@@ -152,7 +166,7 @@ class Session:
             if narrator is not None:
                 narrator.close()
         dropped = {**self.feed.dropped, "moments": self.skipped}
-        dropped |= {f"messages to {box.name}": box.dropped for box in self.boxes}
+        dropped |= {f"messages to {box.name}": box.dropped for box in self.boxes} | self.desk.dropped
         end = End(
             round(now_s, 3), reason, began_at.isoformat(timespec="seconds"), round(time.monotonic() - began_s, 3),
             self.readings, self.narrations, perception.encodes, dropped, perception.times.summary(),
@@ -173,6 +187,7 @@ class Session:
             arrived = self.feed.until(moment_s, self.stop)
             if self.stop.is_set():
                 break
+            self._attend(moment_s)
             picture = arrived.frame or picture
             evidence = self._perceive(perception, agenda, moment_s, arrived, picture) or evidence
             if evidence is not None and moment_s >= next_narration_s - 1e-6:
@@ -183,6 +198,15 @@ class Session:
             yield evidence.reading.time_s if evidence is not None else moment_s
         if evidence is not None and self.narrate_every_s and not self.stop.is_set():
             self._last_words(perception, narrator, evidence)
+
+    def _attend(self, now_s: float) -> None:
+        """Between two readings: obey the show's controls, and tell its sinks once a second that we are alive."""
+        for notice in self.desk.obey(now_s):
+            self.publish(notice)
+        status = self.desk.status(now_s, self.readings, self.skipped)
+        for box in self.boxes:
+            if status is not None and box.name.startswith("osc:"):
+                box.put(replace(status, dropped_messages=box.dropped))
 
     def _skip(self, agenda: Agenda) -> None:
         """This machine is behind: go on with what is due now, and say so, at most every few seconds."""
@@ -199,11 +223,11 @@ class Session:
         for notice in arrived.notices:
             self.publish(notice)
         for samples in arrived.sound:
-            perception.listen(samples)
+            perception.listen(np.zeros_like(samples) if self.desk.deaf else samples)
         due = agenda.due(moment_s, arrived.frames_end_s, arrived.sound_end_s)
         if due.picture is not None and picture is not None:
             perception.see(picture.picture(), due.picture)
-        if due.sound:
+        if due.sound and not self.desk.deaf:
             perception.hear()
         if due.picture is None and not due.sound:
             return None

@@ -233,7 +233,7 @@ def run_bundle(
         list[str] | None,
         typer.Option(
             "--out",
-            help="console, jsonl:FILE or jsonl:- (standard output); may be repeated. Default: console.",
+            help="console, jsonl:FILE, jsonl:- (standard output) or osc:HOST:PORT; may be repeated. Default: console.",
         ),
     ] = None,
     pace: Annotated[
@@ -249,11 +249,17 @@ def run_bundle(
         int | None,
         typer.Option("--threads", min=1, help="Threads an engine; default: all processors, at most 4."),
     ] = None,
+    osc_in: Annotated[
+        str | None,
+        typer.Option(
+            "--osc-in", metavar="[HOST:]PORT", help="Take /control/... here; default host: loopback."
+        ),
+    ] = None,
 ) -> int:
     """Stream a file through a bundle: valence and arousal ten times a second, narration beside it."""
     from runtime.run import run
 
-    return run(bundle, source, out or [], pace, narrate_every_s, threads)
+    return run(bundle, source, out or [], pace, narrate_every_s, threads, osc_in)
 
 
 @app.command("ask")

@@ -1,0 +1,189 @@
+"""Open Sound Control (OSC 1.0 over UDP) to a show. The contract is docs/osc.md; ``runtime.controls`` is the way back.
+
+In: messages and, once a second, a ``Status``. Out: one bundle for each, so that a receiver sees values of one moment together.
+Nobody answers: a receiver that is slow, dead or absent costs an error that is counted, never a moment.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
+from pythonosc.osc_message_builder import OscMessageBuilder
+
+from runtime.messages import End, Message, Narration, Notice, Reading, Start
+from vaemotion.contract.errors import UsageError, UserError
+
+PREFIX = "/vaemotion/1"  # the address map's version: an address that is in it keeps its meaning
+ABSENT = -1.0  # an age or a latency that there is not: OSC has no word for it that every receiver knows
+TEXT_BYTES = 1000  # of a text, at most
+
+Value = float | int | str
+Values = list[tuple[str, Value]]  # address without PREFIX → value; its Python type is its OSC type
+
+
+@dataclass(frozen=True)
+class Status(Notice):
+    """What a show's technician should know once a second, also when nothing is perceived; ``text`` is "running" or "muted".
+
+    ``beat``: whole seconds of the run's clock; ``realtime_ratio``: of that clock to the wall's since the last status."""
+
+    beat: int
+    uptime_s: float
+    realtime_ratio: float
+    readings: int
+    ignoring_audio_s: float
+    controls: int
+    controls_ignored: int
+    dropped_moments: int
+    dropped_messages: int = 0
+
+    @property
+    def muted(self) -> bool:
+        return self.text == "muted"
+
+
+def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str, int]:
+    """Host and port from HOST:PORT, or from PORT where there is a default host. Raises UsageError."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or default_host
+    if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65_535):
+        form = "PORT or HOST:PORT" if default_host else "HOST:PORT"
+        raise UsageError(f"{option} takes {form} with a port from 1 to 65535, got {text!r}")
+    return host, int(port)
+
+
+def resolve(host: str, port: int, option: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """A UDP endpoint's family and address. Raises UserError when the host cannot be found."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{option}: the host {host!r} cannot be found; give its IP address") from error
+    return family, (str(address[0]), port)
+
+
+class OscSink:
+    """Sends to one receiver. While the show is muted it holds readings and narrations back; status and heartbeat go on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Raises UserError when the host cannot be found. Whether anybody listens there is not asked."""
+        self._family, self._receiver = resolve(host, port, "--out osc")
+        self._socket: socket.socket | None = None
+        self._facts: Values = []
+        self._muted, self._beat = False, -1
+        self.send_errors = 0
+
+    def publish(self, message: Message) -> None:
+        match message:
+            case Start():
+                self._facts = facts_of(message)
+                self._send(self._facts)
+            case Reading() if not self._muted:
+                self._send(values_of(message))
+            case Narration() if not self._muted:
+                self._send(
+                    [
+                        ("/narration", message.text),
+                        ("/narration_about_s", message.about_s),
+                        ("/narration_age_s", message.age_s),
+                    ]
+                )
+            case Status():
+                self._muted = message.muted
+                heartbeat: Values = [("/heartbeat", message.beat)] if message.beat != self._beat else []
+                self._beat = message.beat
+                self._send(heartbeat + status_of(message, self.send_errors) + self._facts)
+            case Notice():
+                self._send([("/status/notice", message.text)])
+            case End():
+                self._send([("/status/state", "ended"), ("/status/reason", message.reason)])
+            case _:
+                pass
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
+    def _send(self, values: Values) -> None:
+        """One bundle. An error is counted and a new socket tried once: what UDP reports belongs to the datagram before, and a
+        socket outlives neither a network that went nor an address that changed."""
+        packet = bundle(values)
+        for _ in range(2):
+            try:
+                if self._socket is None:
+                    self._socket = self._connect()
+                self._socket.send(packet)
+                return
+            except OSError:
+                self.send_errors += 1
+                self.close()
+
+    def _connect(self) -> socket.socket:
+        sender = socket.socket(self._family, socket.SOCK_DGRAM)
+        try:
+            sender.setblocking(False)
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sender.connect(self._receiver)
+        except OSError:
+            sender.close()
+            raise
+        return sender
+
+
+def bundle(values: Values) -> bytes:
+    """An OSC bundle, to be acted on at once: a float is sent as f, an int as i, a text as s."""
+    builder = OscBundleBuilder(IMMEDIATELY)
+    for address, value in values:
+        message = OscMessageBuilder(PREFIX + address)
+        if isinstance(value, str):
+            text = value.replace("\0", " ").encode()[:TEXT_BYTES].decode(errors="ignore")
+            message.add_arg(text, "s")
+        else:
+            message.add_arg(value, "i" if isinstance(value, int) else "f")
+        builder.add_content(message.build())
+    return builder.build().dgram
+
+
+def values_of(reading: Reading) -> Values:
+    """A reading's addresses: always all of them, so that channels do not come and go."""
+    ages_s = {"visual": reading.visual_age_s, "audio": reading.audio_age_s}
+    return [
+        ("/time_s", reading.time_s),
+        ("/valence", reading.valence),
+        ("/arousal", reading.arousal),
+        ("/spread/valence", reading.valence_sd),
+        ("/spread/arousal", reading.arousal_sd),
+        *((f"/emotion/{name.replace(' ', '_')}", share) for name, share in reading.emotions.items()),
+        ("/path", reading.path),
+        *((f"/age/{modality}_s", ABSENT if age_s is None else age_s) for modality, age_s in ages_s.items()),
+        ("/latency_ms", ABSENT if reading.latency_ms is None else reading.latency_ms),
+    ]
+
+
+def facts_of(start: Start) -> Values:
+    """What runs on what. Sent again with every status, for receivers that start later."""
+    return [
+        ("/status/version", start.version),
+        ("/status/bundle", start.bundle),
+        ("/status/source", start.source),
+        ("/status/pace", start.pace),
+        ("/status/engine", "; ".join(start.engines)),
+    ]
+
+
+def status_of(status: Status, send_errors: int) -> Values:
+    return [
+        ("/status/state", status.text),
+        ("/status/muted", int(status.muted)),
+        ("/status/ignoring_audio_s", status.ignoring_audio_s),
+        ("/status/uptime_s", status.uptime_s),
+        ("/status/realtime_ratio", status.realtime_ratio),
+        ("/status/readings", status.readings),
+        ("/status/dropped_moments", status.dropped_moments),
+        ("/status/dropped_messages", status.dropped_messages),
+        ("/status/send_errors", send_errors),
+        ("/status/controls", status.controls),
+        ("/status/controls_ignored", status.controls_ignored),
+    ]

@@ -1,0 +1,452 @@
+"""OSC over real UDP on loopback, with a second implementation (oscpy) as the peer: what docs/osc.md promises."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oscpy.parser import format_bundle, format_message, read_bundle
+
+from runtime.clock import ManualClock
+from runtime.controls import MAX_IGNORE_S, Control, Controls, Desk, parse_controls
+from runtime.messages import Narration, Reading, Start
+from runtime.predictor import open_predictor
+from runtime.run import Session, describe
+from runtime.sinks.jsonl import JsonLines
+from runtime.sinks.osc import PREFIX, OscSink
+from runtime.sinks.outbox import Outbox
+from runtime.sources import Arrived, Feed, FileSource, Replay
+from runtime.timeline import read_timeline
+from tests.media import tone, write_wav, write_work
+from vaemotion.cli import main
+from vaemotion.contract.emotions import EMOTIONS
+from vaemotion.contract.errors import UserError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "osc.md"
+LOOPBACK = "127.0.0.1"
+ETHERNET_BYTES = 1500 - 20 - 8  # what is left of a frame behind the headers of IP and UDP
+PATIENCE_S = 60
+TYPES = {"f": float, "i": int, "s": bytes}
+
+Bundle = dict[str, float | int | bytes]
+Script = Sequence[tuple[float, str, list[float]]]  # at a moment of the run: an address and its arguments
+
+
+class Peer:
+    """A receiver and a sender of OSC by oscpy."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((LOOPBACK, port))
+        self._socket.settimeout(PATIENCE_S)
+        self.port: int = self._socket.getsockname()[1]
+        self.packets: list[bytes] = []
+
+    def bundle(self) -> Bundle:
+        """The next packet; it is a bundle of messages with one argument each, no address twice."""
+        self.packets.append(self._socket.recv(65_536))
+        assert self.packets[-1].startswith(b"#bundle\0" + bytes(7) + b"\1")  # "immediately"
+        _, messages = read_bundle(self.packets[-1])
+        values = {address.decode(): value for address, _, (value,), _ in messages}
+        assert len(values) == len(messages)
+        return values
+
+    def until_the_end(self) -> list[Bundle]:
+        bundles = [self.bundle()]
+        while bundles[-1].get(f"{PREFIX}/status/state") != b"ended":
+            bundles.append(self.bundle())
+        return bundles
+
+    def send(self, port: int, address: str, values: list[float]) -> None:
+        self._socket.sendto(format_message(address.encode(), values)[0], (LOOPBACK, port))
+
+    def send_raw(self, port: int, packet: bytes) -> None:
+        self._socket.sendto(packet, (LOOPBACK, port))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def peer():
+    with contextlib.closing(Peer()) as made:
+        yield made
+
+
+class Scripted:
+    """A feed before whose moments the peer sends controls, each waited for: what a run does then depends on no timing."""
+
+    def __init__(self, feed: Feed, script: Script, peer: Peer, controls: Controls) -> None:
+        self.dropped = feed.dropped
+        self._feed, self._script, self._peer, self._controls = feed, list(script), peer, controls
+
+    def until(self, time_s: float, stop: threading.Event) -> Arrived:
+        while self._script and self._script[0][0] <= time_s + 1e-6:
+            _, address, values = self._script.pop(0)
+            send_and_wait(self._peer, self._controls, address, values)
+        return self._feed.until(time_s, stop)
+
+    def close(self) -> None:
+        self._feed.close()
+
+
+class Nothing:
+    """A feed by which nothing comes for so long."""
+
+    def __init__(self, clock: ManualClock, duration_s: float) -> None:
+        self.dropped: dict[str, int] = {}
+        self._clock, self._duration_s = clock, duration_s
+
+    def until(self, time_s: float, stop: threading.Event) -> Arrived:
+        self._clock.sleep_until(time_s, stop)
+        over = time_s >= self._duration_s
+        return Arrived(frames_end_s=self._duration_s if over else None, over=over)
+
+    def close(self) -> None:
+        pass
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.005)
+
+
+def send_and_wait(peer: Peer, controls: Controls, address: str, values: list[float]) -> None:
+    """Until the control has arrived."""
+    before = controls.packets
+    peer.send(controls.port, address, values)
+    wait_until(lambda: controls.packets > before)
+
+
+def run_with_controls(
+    bundle: Path, file: Path, peer: Peer, timeline: Path, script: Script = (), narrate_every_s: float = 0.0
+) -> list[Bundle]:
+    """A run at full pace; gives what the peer received."""
+    source, clock, stop = FileSource(file), ManualClock(), threading.Event()
+    with (
+        open_predictor(bundle, threads=1) as predictor,
+        contextlib.closing(Controls(LOOPBACK, 0)) as controls,
+        contextlib.closing(Scripted(Replay(source, clock), script, peer, controls)) as feed,
+    ):
+        boxes = [
+            Outbox("osc:peer", OscSink(LOOPBACK, peer.port), "wait", stop),
+            Outbox("jsonl", JsonLines(str(timeline)), "wait", stop),
+        ]
+        Session(
+            predictor, source, feed, clock, boxes, stop, narrate_every_s, "max", Desk(controls)
+        ).run(describe(bundle, file, "max", predictor))  # fmt: skip
+    return peer.until_the_end()
+
+
+def reading(time_s: float) -> Reading:
+    emotions = {name: 1 / len(EMOTIONS) for name in EMOTIONS}
+    return Reading(time_s, 0.3, -0.4, 0.1, 0.2, emotions, "visual", 0.05, None, 12.5)
+
+
+def times(bundles: list[Bundle]) -> list[float]:
+    return [float(b[f"{PREFIX}/time_s"]) for b in bundles if f"{PREFIX}/time_s" in b]
+
+
+def documented() -> dict[str, tuple[str, float, float]]:
+    """Each address of the document: its type and range."""
+    rows = re.findall(r"^\| `(/vaemotion/1/\S+)` \| ([fis]) \|[^|]*\|([^|]*)\|", DOCUMENT.read_text(), re.M)
+    table = {}
+    for address, kind, interval in rows:
+        low, _, high = interval.partition("…")
+        table[address] = (kind, float(low.strip() or "-inf"), float(high.strip() or "inf"))
+    assert len(table) == len(rows)
+    return table
+
+
+def test_a_reading_is_one_bundle_with_every_value_and_its_type(peer: Peer) -> None:
+    with contextlib.closing(OscSink(LOOPBACK, peer.port)) as sink:
+        sink.publish(reading(2.5))
+    got = peer.bundle()
+    assert len(peer.packets[0]) <= ETHERNET_BYTES
+    assert got == {
+        f"{PREFIX}/time_s": 2.5,
+        f"{PREFIX}/valence": pytest.approx(0.3),
+        f"{PREFIX}/arousal": pytest.approx(-0.4),
+        f"{PREFIX}/spread/valence": pytest.approx(0.1),
+        f"{PREFIX}/spread/arousal": pytest.approx(0.2),
+        **{f"{PREFIX}/emotion/{n.replace(' ', '_')}": pytest.approx(1 / len(EMOTIONS)) for n in EMOTIONS},
+        f"{PREFIX}/path": b"visual",
+        f"{PREFIX}/age/visual_s": pytest.approx(0.05),
+        f"{PREFIX}/age/audio_s": -1.0,
+        f"{PREFIX}/latency_ms": 12.5,
+    }
+
+
+def test_a_text_is_cut_at_a_whole_character_and_holds_no_zero(peer: Peer) -> None:
+    with contextlib.closing(OscSink(LOOPBACK, peer.port)) as sink:
+        sink.publish(Narration(1.0, 0.5, "a\0b" + "é" * 600, True))
+    text = peer.bundle()[f"{PREFIX}/narration"]
+    assert isinstance(text, bytes)
+    assert text.decode() == "a b" + "é" * 498
+
+
+def test_a_run_sends_what_the_document_says_and_the_document_says_what_a_run_sends(
+    small_bundle: Path, tmp_path: Path, peer: Peer
+) -> None:
+    clip, table = write_work(tmp_path / "clip.mkv", 2.5), documented()
+    script = [(1.5, "/control/ignore_audio", [0.3])]
+    bundles = run_with_controls(small_bundle, clip, peer, tmp_path / "t", script, narrate_every_s=1.0)
+    assert {address for b in bundles for address in b} == set(table)
+    for address, value in ((a, v) for b in bundles for a, v in b.items()):
+        kind, low, high = table[address]
+        assert type(value) is TYPES[kind], address
+        assert isinstance(value, bytes) or low <= value <= high, (address, value)
+    assert times(bundles) == pytest.approx([k / 10 for k in range(26)], abs=1e-5)
+    readings = read_timeline(tmp_path / "t").readings
+    valences = [b[f"{PREFIX}/valence"] for b in bundles if f"{PREFIX}/valence" in b]
+    assert valences == pytest.approx([r.valence for r in readings], abs=1e-6)
+
+
+def test_the_heart_beats_while_nothing_is_perceived(small_bundle: Path, tmp_path: Path, peer: Peer) -> None:
+    clip = write_work(tmp_path / "clip.mkv", 0.5, sound=False)
+    clock, stop = ManualClock(), threading.Event()
+    with open_predictor(small_bundle, threads=1) as predictor:
+        box = Outbox("osc:peer", OscSink(LOOPBACK, peer.port), "wait", stop)
+        session = Session(
+            predictor, FileSource(clip), Nothing(clock, 3.5), clock, [box], stop, 0.0, "max"
+        )  # fmt: skip
+        with pytest.raises(UserError, match="neither pictures nor sound"):
+            session.run(describe(small_bundle, clip, "max", predictor))
+    bundles = peer.until_the_end()
+    assert [b[f"{PREFIX}/heartbeat"] for b in bundles if f"{PREFIX}/heartbeat" in b] == [0, 1, 2, 3]
+    assert times(bundles) == []
+    reason = bundles[-1][f"{PREFIX}/status/reason"]
+    assert isinstance(reason, bytes)
+    assert reason.startswith(b"failed: ")
+
+
+def test_a_muted_show_gets_the_heartbeat_only_and_the_timeline_goes_on(
+    small_bundle: Path, tmp_path: Path, peer: Peer
+) -> None:
+    clip = write_work(tmp_path / "clip.mkv", 2.5)
+    script = [(0.5, "/control/mute", []), (2.1, "/vaemotion/1/control/resume", [1.0])]
+    bundles = run_with_controls(small_bundle, clip, peer, tmp_path / "t", script, narrate_every_s=1.0)
+    assert times(bundles) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 2.1, 2.2, 2.3, 2.4, 2.5], abs=1e-5)
+    assert not any(f"{PREFIX}/narration" in b for b in bundles)  # both were made while it was muted
+    statuses = [b for b in bundles if f"{PREFIX}/status/muted" in b]
+    told = [(b.get(f"{PREFIX}/heartbeat"), b[f"{PREFIX}/status/muted"]) for b in statuses]
+    assert told == [(0, 0), (None, 1), (1, 1), (2, 1), (None, 0)]
+    timeline = read_timeline(tmp_path / "t")
+    assert len(timeline.readings) == 26
+    assert len(timeline.narrations) == 2
+    assert [n.text for n in timeline.notices] == ["a control came: mute", "a control came: resume"]
+
+
+def test_ignored_sound_leaves_sight_and_comes_back(small_bundle: Path, tmp_path: Path, peer: Peer) -> None:
+    clip = write_work(tmp_path / "clip.mkv", 2.5)
+    script = [(0.5, "/control/ignore_audio", [1.5])]
+    run_with_controls(small_bundle, clip, peer, tmp_path / "t", script)
+    path_at = {round(r.time_s, 1): r.path for r in read_timeline(tmp_path / "t").readings}
+    assert {path_at[k / 10] for k in range(15, 21)} == {"visual"}  # what was heard at 0.4 s is a second old
+    assert {path_at[k / 10] for k in (*range(1, 15), *range(21, 26))} == {"audio-visual"}
+
+
+def test_what_plays_while_sound_is_ignored_changes_nothing(
+    small_bundle: Path, tmp_path: Path, peer: Peer
+) -> None:
+    quiet = tone(3.0, hertz=300.0) / 8
+    loud = quiet.copy()
+    loud[8_000:19_200] += np.random.default_rng(0).uniform(-0.5, 0.5, 11_200).astype(np.float32)
+    values = {}
+    for name, samples in (("quiet", quiet), ("loud", loud)):
+        file = write_wav(tmp_path / f"{name}.wav", samples, 16_000)
+        for script in ((), [(0.5, "/control/ignore_audio", [0.7])]):
+            run_with_controls(small_bundle, file, peer, tmp_path / "t", script)
+            values[name, bool(script)] = [
+                (r.time_s, r.valence) for r in read_timeline(tmp_path / "t").readings
+            ]
+    assert values["quiet", False] != values["loud", False]
+    assert values["quiet", True] == values["loud", True]
+
+
+def test_the_newest_ignore_audio_counts_and_zero_ends_it() -> None:
+    with contextlib.closing(Controls(LOOPBACK, 0)) as controls, contextlib.closing(Peer()) as peer:
+        desk, deaf = Desk(controls), []
+        script = {1: [30.0], 3: [0.1], 6: [30.0], 8: [0]}
+        for moment in range(11):
+            if moment in script:
+                send_and_wait(peer, controls, "/control/ignore_audio", script[moment])
+            desk.obey(moment / 10)
+            deaf.append(desk.deaf)
+    assert [moment for moment, ignored in enumerate(deaf) if ignored] == [1, 2, 3, 4, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"\0",
+        b"GET / HTTP/1.1\r\n",
+        b"/control/mute",  # no zero behind it
+        b"/control/mute\0\0\0,x\0\0",
+        b"/control/mute\0\0\0,f\0\0\0",
+        format_message(b"/control/mute", [1.0])[0] + b"\0\0\0\0",
+        format_message(b"/control/mute", [b"now"])[0],
+        format_message(b"/control/ignore_audio", [])[0],
+        format_message(b"/control/ignore_audio", [-1.0])[0],
+        format_message(b"/control/ignore_audio", [float("nan")])[0],
+        format_message(b"/control/ignore_audio", [float("inf")])[0],
+        format_message(b"/control/ignore_audio", [MAX_IGNORE_S + 1])[0],
+        format_message(b"/control/ignore_audio", [1.0, 2.0])[0],
+        format_message(b"/control/*", [])[0],
+        format_message(b"/vaemotion/2/control/mute", [])[0],
+        format_message(b"/another/program", [1])[0],
+        format_bundle([(b"/control/mute", []), (b"/another/program", [1])])[0],
+        b"#bundle\0" + bytes(8) + b"\0\0\0\0",
+        b"#bundle\0" + bytes(8) + b"\x7f\xff\xff\xff",
+        b"#bundle\0" + bytes(8) + b"\0\0\0\x10#bundle\0" + bytes(8),
+        "/control/müte\0\0\0,\0\0\0".encode("latin-1"),
+    ],
+)
+def test_malformed_and_foreign_packets_are_counted_and_the_next_control_is_obeyed(
+    peer: Peer, packet: bytes
+) -> None:
+    with contextlib.closing(Controls(LOOPBACK, 0)) as controls:
+        peer.send_raw(controls.port, packet)
+        peer.send(controls.port, "/control/mute", [])
+        wait_until(lambda: controls.packets == 2)
+        assert controls.take() == [Control("mute")]
+        assert controls.ignored == 1
+
+
+def test_ten_thousand_damaged_packets_are_controls_or_refused() -> None:
+    chance = random.Random(0)
+    whole = [
+        format_message(b"/control/ignore_audio", [2.5])[0],
+        format_message(b"/control/mute", [1])[0],
+        format_bundle([(b"/control/resume", []), (b"/control/ignore_audio", [1])])[0],
+    ]
+    refused = 0
+    for _ in range(10_000):
+        packet = bytearray(chance.choice(whole))
+        for _ in range(chance.randint(1, 4)):
+            packet[chance.randrange(len(packet))] = chance.randrange(256)
+        try:
+            controls = parse_controls(bytes(packet[: chance.randint(0, len(packet))]))
+            assert all(0 <= control.seconds <= MAX_IGNORE_S for control in controls)
+        except ValueError:
+            refused += 1
+    assert refused > 5_000
+
+
+def test_a_button_is_obeyed_when_it_is_pressed_and_not_when_it_is_let_go() -> None:
+    pressed, let_go = (format_message(b"/control/mute", [value])[0] for value in (1.0, 0.0))
+    assert parse_controls(pressed) == [Control("mute")]
+    assert parse_controls(let_go) == []
+    both = format_bundle([(b"/control/resume", [True]), (b"/control/ignore_audio", [4])])[0]
+    assert parse_controls(both) == [Control("resume"), Control("ignore_audio", 4.0)]
+
+
+def test_controls_that_come_too_fast_are_dropped_and_counted(peer: Peer) -> None:
+    with contextlib.closing(Controls(LOOPBACK, 0)) as controls:
+        for k in range(100):
+            send_and_wait(peer, controls, "/control/ignore_audio", [float(k)])
+        taken = controls.take()
+    assert [control.seconds for control in taken] == list(range(100 - len(taken), 100))
+    assert controls.ignored == 100 - len(taken) > 0
+
+
+def test_a_dead_receiver_is_counted_and_a_new_one_in_its_place_is_served() -> None:
+    with contextlib.closing(Peer()) as first, contextlib.closing(OscSink(LOOPBACK, first.port)) as sink:
+        sink.publish(Start("tiny", "0" * 64, "clip.mkv", "real", ("CPU",), {}, "1"))
+        assert first.bundle()[f"{PREFIX}/status/bundle"] == b"tiny"
+        first.close()
+        for k in range(20):
+            sink.publish(reading(k / 10))
+        assert sink.send_errors >= 10
+        with contextlib.closing(Peer(first.port)) as second:
+            sink.publish(reading(7.0))
+            assert second.bundle()[f"{PREFIX}/time_s"] == 7.0
+
+
+def free_port() -> int:
+    with contextlib.closing(Peer()) as probe:
+        return probe.port
+
+
+def test_a_run_at_real_pace_is_muted_resumed_and_deafened_from_outside(
+    small_bundle: Path, tmp_path: Path, peer: Peer
+) -> None:
+    sound, port = write_wav(tmp_path / "tone.wav", tone(120.0), 16_000), free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vaemotion.cli", "run", str(small_bundle), str(sound), "--osc-in", str(port),
+         "--out", f"osc:{LOOPBACK}:{peer.port}", "--narrate-every", "0", "--threads", "1"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def until(address: str, *values: object) -> Bundle:
+        while (got := peer.bundle()).get(PREFIX + address) not in values:
+            pass
+        return got
+
+    try:
+        assert float(until("/path", b"audio")[f"{PREFIX}/latency_ms"]) >= 0
+        peer.send(port, "/control/mute", [])
+        until("/status/muted", 1)
+        after = [peer.bundle() for _ in range(3)]
+        assert times(after) == []
+        peer.send(port, "/control/resume", [])
+        until("/status/muted", 0)
+        until("/path", b"audio")
+        peer.send(port, "/control/ignore_audio", [60.0])
+        status = until("/status/controls", 3)
+        assert 0 < float(status[f"{PREFIX}/status/ignoring_audio_s"]) <= 60
+        while times([peer.bundle(), second := peer.bundle()]) or f"{PREFIX}/heartbeat" not in second:
+            pass  # sound was all there was: the readings end, and the heart goes on
+        process.send_signal(signal.SIGTERM)
+        end = peer.until_the_end()[-1]
+        assert end[f"{PREFIX}/status/reason"] == b"interrupted"
+        _, error = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 128 + signal.SIGTERM, error
+        assert "Traceback" not in error
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            ["--out", "osc:127.0.0.1"],
+            "--out osc: takes HOST:PORT with a port from 1 to 65535, got '127.0.0.1'",
+        ),
+        (["--out", "osc:127.0.0.1:70000"], "--out osc: takes HOST:PORT"),
+        (["--out", f"osc:{'x' * 70}:9000"], "cannot be found; give its IP address"),
+        (["--osc-in", "seven"], "--osc-in takes PORT or HOST:PORT with a port from 1 to 65535, got 'seven'"),
+        (["--osc-in", "0"], "--osc-in takes PORT or HOST:PORT"),
+        (["--osc-in", "{taken}"], "choose another port"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    small_bundle: Path,
+    tmp_path: Path,
+    peer: Peer,
+    change: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write_wav(tmp_path / "tone.wav", tone(0.5), 16_000)
+    words = [word.format(taken=peer.port) for word in change]
+    assert main(["run", str(small_bundle), str(file), "--pace", "max", *words]) in (1, 2)
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
