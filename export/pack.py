@@ -98,6 +98,7 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> 
         raise ExportError(f"{out} exists and is not a bundle; give --out a folder that does not exist yet")
     model = load_checkpoint(checkpoint)
     stored = read_config(checkpoint)
+    _refuse_not_finite(model)
     with _failures_as_errors(out):
         workshop = Workshop(out, _identity(checkpoint, stored, options), stored["licence"], console)
         manifest = _write_components(model, stored, checkpoint, workshop, options)
@@ -113,6 +114,15 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> 
         f"[green]verified bundle[/] {out}: {sum(c.bytes for c in manifest.components) / 1e6:.1f} MB, "
         f"made in {usage['export_s']:.0f} s, peak memory {usage['export_peak_memory_mb']} MB"
     )
+
+
+def _refuse_not_finite(model: VAEmotionLLM) -> None:
+    """A weight that is NaN or infinite makes nothing but silence on a device."""
+    for name, tensor in model.named_parameters():
+        if not tensor.isfinite().all():
+            raise ExportError(
+                f"weight {name!r} of the checkpoint is not finite everywhere; take an earlier checkpoint of this training"
+            )
 
 
 def _identity(checkpoint: Path, stored: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -107,18 +107,23 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making; the result is checked below
-        torch.onnx.export(
-            module,
-            tuple(part.inputs.values()),
-            str(path),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(part.inputs),
-            output_names=list(part.outputs),
-            dynamic_shapes=_nested(module, dynamic),
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                module,
+                tuple(part.inputs.values()),
+                str(path),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(part.inputs),
+                output_names=list(part.outputs),
+                dynamic_shapes=_nested(module, dynamic),
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"{path.name}: ONNX has no form for a part of this model: {_innermost(error)}"
+            ) from error
     model = onnx.load(str(path))
     _strip_metadata(model)
     onnx.save(model, str(path))
@@ -134,6 +139,13 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
             f"{path.name}: the exporter renamed inputs or outputs: {[s.name for s in (*inputs, *outputs)]}"
         )
     return inputs, outputs
+
+
+def _innermost(error: BaseException) -> str:
+    """The first line of what an exception came from: torch wraps it in pages about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:

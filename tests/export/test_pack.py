@@ -201,6 +201,17 @@ def test_a_drop_may_be_given_in_points_or_as_a_share() -> None:
     assert parse_drop("none") is None
 
 
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model()
+    assert model.adapter is not None
+    with torch.no_grad():
+        model.adapter.key.weight[3, 5] = float("nan")
+    save_checkpoint(model, tmp_path / "checkpoint", {"name": "broken"}, "Apache-2.0")
+    assert main(["export", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "bundle")]) == 1
+    assert "weight 'adapter.key.weight' of the checkpoint is not finite" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_a_folder_that_is_no_bundle_is_never_replaced(small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").write_bytes(b"x")

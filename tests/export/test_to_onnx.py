@@ -153,3 +153,19 @@ class BatchSum(nn.Module):
 def test_a_batch_that_did_not_stay_free_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"'y' came out with shape \(1, 3\), expected a free batch only"):
         export_onnx(Part(BatchSum(), {"x": torch.zeros(2, 3)}, ("y",)), tmp_path / "sum.onnx")
+
+
+class Unspeakable(torch.nn.Module):
+    """An operator that ONNX has no form for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.qr(x)[0]
+
+
+def test_an_operator_that_onnx_does_not_have_is_one_sentence(tmp_path: Path) -> None:
+    part = Part(Unspeakable(), {"x": torch.rand(2, 3, 3)}, ("y",))
+    with pytest.raises(
+        ExportError, match=r"part\.onnx: ONNX has no form for a part of this model: .*qr"
+    ) as caught:
+        export_onnx(part, tmp_path / "part.onnx")
+    assert "\n" not in str(caught.value)
