@@ -42,7 +42,7 @@ def test_labels_and_media_are_the_works_own(built):
         clip = load_clip(mine[0], built)
         assert np.abs(clip.samples - synthesise(work, 3.2)).max() < 1e-4
         drawn = np.stack([draw_frame(work, number / 10) for number in range(32)]).astype(int)
-        assert np.abs(np.stack(clip.frames) - drawn).mean() < 6  # yuv420p halves the colour's resolution
+        assert np.abs(np.stack(clip.frames) - drawn).mean() < 8  # yuv420p halves the colour's resolution
 
 
 def test_a_build_is_reproducible_and_seeds_share_no_work(built, tmp_path):
