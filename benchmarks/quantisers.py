@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,7 @@ def onnxruntimes(
     model: onnx.ModelProto, batches: Batches, folder: Path
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
     nodes = [p.node for p in weight_products(model) if not p.stays_high]
+    logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing at every call
     source, target = folder / "fp32.onnx", folder / "int8.onnx"
     onnx.save(model, str(source))
     for name in ("MinMax", "Entropy", "Percentile"):
@@ -83,17 +85,20 @@ def modelopts(
     nodes = [p.node for p in weight_products(model) if not p.stays_high]
     source, target = folder / "fp32.onnx", folder / "int8.onnx"
     onnx.save(model, str(source))
+    data = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     for method in ("max", "entropy"):
         quantize(
-            str(source), calibration_data_reader=Reader(batches), calibration_method=method, calibration_eps=["cpu"],
+            str(source), calibration_data=data, calibration_method=method, calibration_eps=["cpu"],
             nodes_to_quantize=nodes, op_types_to_quantize=["MatMul", "Gemm"], high_precision_dtype="fp32", output_path=str(target),
             log_level="ERROR",
         )  # fmt: skip
         yield f"modelopt, {method}", onnx.load(str(target))
 
 
-def compare(bundle: Path, windows: int, console: Console) -> list[tuple[str, str, float, float]]:
-    """Rows of engine, quantiser, damage, signal to noise in dB."""
+def compare(
+    bundle: Path, windows: int, console: Console, refused: list[str]
+) -> list[tuple[str, str, float, float]]:
+    """Rows of engine, quantiser, damage, signal to noise in dB; ``refused`` is told who would not."""
     manifest = read_manifest(bundle)
     rows: list[tuple[str, str, float, float]] = []
     with open_predictor(bundle, precision="fp32", language_type="F16") as reference:
@@ -111,7 +116,7 @@ def compare(bundle: Path, windows: int, console: Console) -> list[tuple[str, str
             batches = list(calibration_inputs(role, samples, reference, {}))
             trial = calibration_inputs(role, judged, reference, {})
             expected = [reference.engines[role].run(arrays) for arrays in trial]
-            for name, graph in _all(model, batches, console):
+            for name, graph in _all(role, model, batches, console, refused):
                 engine = SessionEngine(graph)
                 got = [engine.run(arrays) for arrays in trial]
                 noise = min(
@@ -126,18 +131,21 @@ def _joined(results: list[dict[str, Any]], output: str) -> np.ndarray[Any, Any]:
     return np.concatenate([result[output] for result in results])
 
 
-def _all(model: onnx.ModelProto, batches: Batches, console: Console) -> Iterator[tuple[str, onnx.ModelProto]]:
+def _all(
+    role: str, model: onnx.ModelProto, batches: Batches, console: Console, refused: list[str]
+) -> Iterator[tuple[str, onnx.ModelProto]]:
     quantisers: list[Callable[..., Iterator[tuple[str, onnx.ModelProto]]]] = [ours, onnxruntimes, modelopts]
     for quantiser in quantisers:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 yield from quantiser(model, batches, Path(folder))
-            except ImportError as error:
-                console.print(f"  {quantiser.__name__}: left out ({error})", highlight=False)
+            except (ImportError, ValueError) as error:  # another tool's refusal is a result
+                refused.append(f"{quantiser.__name__} on {role}: {str(error).splitlines()[0]}")
+                console.print(f"  refused: {refused[-1]}", highlight=False)
 
 
-def document(rows: list[tuple[str, str, float, float]], windows: int) -> str:
+def document(rows: list[tuple[str, str, float, float]], windows: int, refused: list[str]) -> str:
     """The table as Markdown."""
     lines = [
         f"`python -m benchmarks.quantisers BUNDLE`: {windows} calibration windows, 64 others to look at; onnxruntime "
@@ -145,7 +153,7 @@ def document(rows: list[tuple[str, str, float, float]], windows: int) -> str:
         "", "| engine | quantiser | damage | signal to noise, dB |", "|---|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {role} | {name} | {damage:.1e} | {noise:.1f} |" for role, name, damage, noise in rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(f"Refused: {sentence}." for sentence in refused)])
 
 
 def main() -> None:
@@ -156,7 +164,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("docs/decisions/0006-quantisers.md"))
     arguments = parser.parse_args()
-    table = document(compare(arguments.bundle, arguments.windows, Console(stderr=True)), arguments.windows)
+    refused: list[str] = []
+    rows = compare(arguments.bundle, arguments.windows, Console(stderr=True), refused)
+    table = document(rows, arguments.windows, refused)
     text = arguments.out.read_text()
     before, _, rest = text.partition(BEGIN)
     arguments.out.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
