@@ -13,7 +13,8 @@ from onnx import TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from calibration.ranges import Arrays, with_outputs
+from calibration.ranges import with_outputs
+from runtime.engine_io import Arrays
 
 LARGEST = 65504.0 / 4  # of float16; other inputs than those seen may be larger
 # Sums of squares leave float16's range long before their roots do (TensorRT issue 2564), and cost next to nothing.

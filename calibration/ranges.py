@@ -6,7 +6,7 @@ In: a model, names of its tensors, batches of real inputs. Out: a ``Histogram`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+from runtime.engine_io import Arrays
+
 METHODS = ("max", "percentile 99.9", "percentile 99.99", "entropy")
 BINS = 2048
 _LEVELS = 128  # magnitudes of int8

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vaemotion.contract import prompts
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.emotions import EMOTIONS, emotion_distribution
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_at
 from vaemotion.contract.windows import grid_index, window_frame_indices
+from vaemotion.data.instructions import true_answer
 from vaemotion.data.item import Item
 from vaemotion.data.loader import load_clip
 from vaemotion.data.manifest import read_manifest
@@ -98,7 +100,7 @@ def _balanced_works(count: int, seed: int) -> list[Work]:
 
 def emotion_of(work: Work) -> str:
     """The strongest of the nine emotions."""
-    return EMOTIONS[int(np.argmax(work.emotion_distribution))]
+    return true_answer(work, prompts.EMOTION)
 
 
 def extreme_clip(kind: str, clip: Clip, seed: int) -> Clip:

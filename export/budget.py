@@ -22,9 +22,10 @@ from rich.progress import track
 
 from calibration.fp16 import half_precision
 from calibration.qdq import blocks, int8_share, quantise, weight_products
-from calibration.ranges import METHODS, Arrays, Histogram, observed, session_of
+from calibration.ranges import METHODS, Histogram, observed, session_of
 from calibration.samples import Sample
 from export.judgement import only, valence_arousal, weighted_ccc
+from runtime.engine_io import Arrays
 from runtime.predictor import Predictor, Tokens, adapter_inputs
 from vaemotion.contract.bundle import ENGINE_ROLES
 from vaemotion.contract.errors import UserError
@@ -123,10 +124,7 @@ class SearchWindows:
 
     def damage(self, engines: Mapping[str, SessionEngine]) -> float:
         """1 - CCC between the reference's readings and those with ``engines`` in place of its own; the worst path and dimension."""
-        chain = Predictor(
-            self.reference.constants, {**self.reference.engines, **engines}, self.reference.language_model,
-            self.reference.tokenizer, self.reference.delimiters,
-        )  # fmt: skip
+        chain = self.reference.exchanged(engines)
         readings = self._read(
             [self._encoded(chain, engines, index) for index in range(len(self.inputs))], chain
         )
@@ -189,10 +187,7 @@ def calibration_inputs(
         return [{"pixels": s.inputs.pixels[-1:]} for s in samples if len(s.inputs.pixels)]
     if role == "audio_encoder":
         return [{"log_mel": s.inputs.log_mel} for s in samples if len(s.inputs.log_mel)]
-    chain = Predictor(
-        reference.constants, {**reference.engines, **encoders}, reference.language_model, reference.tokenizer,
-        reference.delimiters,
-    )  # fmt: skip
+    chain = reference.exchanged(encoders)
     batches: list[Arrays] = []
     for index, sample in enumerate(samples):
         tokens, path = chain.encode(sample.inputs), PATHS[index % len(PATHS)]

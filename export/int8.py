@@ -107,7 +107,7 @@ def judge_int8(
 
 def _chain(plans: Mapping[str, Plan], reference: Predictor[Any], language_model: Any) -> Predictor[Any]:
     engines = {role: SessionEngine(plans[role].graph()) for role in ENGINE_ROLES}
-    return Predictor(reference.constants, engines, language_model, reference.tokenizer, reference.delimiters)
+    return reference.exchanged(engines, language_model)
 
 
 def _over_budget(

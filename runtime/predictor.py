@@ -170,6 +170,11 @@ class Predictor(Generic[A]):
         self._after_picture = language_model.embed(self.token_ids(constants.prompt.after_picture))
         language_model.set_prefix(language_model.embed(prefix))
 
+    def exchanged(self, engines: Mapping[str, Engine], language_model: A | None = None) -> Predictor[A]:
+        """The same chain with other engines for some roles, and perhaps another language model: what a candidate is compared by."""
+        model = self.language_model if language_model is None else language_model
+        return Predictor(self.constants, {**self.engines, **engines}, model, self.tokenizer, self.delimiters)
+
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text that may hold special tokens."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
