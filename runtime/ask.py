@@ -80,8 +80,8 @@ def evidence_at(
     while at_s is None or index * windows.frame_hop_s <= at_s + 1e-6:
         arrived = feed.until(index * windows.frame_hop_s, never)
         newest = arrived.frame or newest
-        for samples in arrived.sound if path != "visual" else ():
-            perception.listen(samples)
+        for sound in arrived.sound if path != "visual" else ():
+            perception.listen(sound)
         shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
         if newest is not None and shown and path != "audio":
             frames[index] = newest

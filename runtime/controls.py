@@ -20,8 +20,8 @@ from typing import Literal
 from pythonosc.parsing import osc_types
 
 from runtime.mailbox import Ring
-from runtime.messages import Notice
-from runtime.sinks.osc import PREFIX, Status, resolve
+from runtime.messages import Notice, Status
+from runtime.sinks.osc import PREFIX, resolve
 from vaemotion.contract.errors import UserError
 
 HEARTBEAT_S = 1.0
@@ -180,6 +180,7 @@ class Desk:
             uptime_s=wall_s - self._began_wall_s,
             realtime_ratio=(now_s - media_before_s) / elapsed_s if elapsed_s > 0 else 1.0,
             readings=readings,
+            muted=self.muted,
             ignoring_audio_s=max(0.0, self._deaf_until_s - now_s),
             controls=self._obeyed,
             controls_ignored=0 if self._controls is None else self._controls.ignored,

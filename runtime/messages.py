@@ -58,6 +58,10 @@ class Reading:
     Valence and arousal in [-1, 1], their predictive standard deviations, a distribution over the emotion vocabulary. ``path``:
     "audio", "visual" or "audio-visual"; the age of each modality's newest evidence, None where it is absent.
     ``latency_ms``: from that evidence to here, None at ``--pace max``, whose clock is simulated.
+
+    ``confidence``: calibrated probability of the strongest emotion; ``valence_interval``, ``arousal_interval``: half the width of
+    the interval that holds the label 90 times in 100 (split conformal prediction, Vovk et al. 2005). None where the bundle has no calibration
+    of confidence. ``label``: the emotion that a show has committed to, ``state``: its state (``runtime.show``); None without a show.
     """
 
     time_s: float
@@ -70,6 +74,11 @@ class Reading:
     visual_age_s: float | None
     audio_age_s: float | None
     latency_ms: float | None = None
+    confidence: float | None = None
+    valence_interval: float | None = None
+    arousal_interval: float | None = None
+    label: str | None = None
+    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,47 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class DeviceStatus:
+    """A camera or a microphone. ``state``: "none" (not configured), "absent" (never seen yet), "live", "frozen", "lost";
+    ``age_s``: of its newest evidence, None while there is none; ``losses``: how often it was lost or froze."""
+
+    state: str = "none"
+    age_s: float | None = None
+    losses: int = 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a technician should know once a second, also when nothing is perceived.
+
+    ``state``: "running", "muted", or the show's (``runtime.show``); ``beat``: whole seconds of the run's clock; ``realtime_ratio``: of that clock
+    to the wall's since the last status; ``skew_ms``: newest sound minus newest picture, None unless both are live; ``drift_ppm``: of the
+    microphone's clock; ``latency_p99_ms``: of the newest readings; ``clock_synchronised``: whether the wall clock is, None where nobody knows;
+    ``narrator``: "on", "slowed" or "off".
+    """
+
+    time_s: float
+    state: str
+    beat: int
+    uptime_s: float
+    realtime_ratio: float
+    readings: int
+    muted: bool
+    ignoring_audio_s: float
+    controls: int
+    controls_ignored: int
+    dropped_moments: int
+    dropped_messages: int = 0
+    camera: DeviceStatus = DeviceStatus()
+    microphone: DeviceStatus = DeviceStatus()
+    skew_ms: float | None = None
+    drift_ppm: float | None = None
+    latency_p99_ms: float | None = None
+    clock_synchronised: bool | None = None
+    narrator: str = "off"
+
+
+@dataclass(frozen=True)
 class End:
     """The last message. ``reason``: "source ended", "interrupted" or "failed: ..."; ``encodes``: how often each encoder ran; ``dropped``:
     counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds. ``started_at``: ISO 8601."""
@@ -111,7 +161,7 @@ class End:
     stages_ms: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
 
 
-Message = Start | Reading | Narration | Notice | End
+Message = Start | Reading | Narration | Notice | Status | End
 
 
 def record(message: Message) -> dict[str, Any]:

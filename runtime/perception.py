@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from runtime.messages import Picture, Reading
+from runtime.messages import Picture, Reading, Sound
 from runtime.predictor import DevicePredictor, Tokens
-from vaemotion.contract.audio import SAMPLE_RATE_HZ, StreamingLogMel, normalised_window
+from vaemotion.contract.audio import StreamingLogMel, normalised_window
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.windows import window_frame_indices
@@ -79,15 +79,15 @@ class Perception:
         self._frames = np.zeros(
             (0, self._front_end.log_mel.n_mels), np.float32
         )  # the newest window's log-mel
-        self._samples = 0
+        self._listened_s = 0.0  # end of the sound that was taken in
         self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
         self._heard_s = 0.0  # end of the sound in the audio tokens
         self._pictures: dict[int, Float32] = {}  # grid point → tokens (T, D)
 
-    def listen(self, samples: Float32) -> None:
-        """Take sound in, (n,) at 16 kHz; nothing is encoded yet."""
-        self._samples += len(samples)
-        new = self._mel.push(samples)
+    def listen(self, sound: Sound) -> None:
+        """Take a block of sound in; nothing is encoded yet. A hole before it is not filled: ``forget_sound`` then."""
+        self._listened_s = sound.time_s
+        new = self._mel.push(sound.samples)
         self._frames = np.concatenate([self._frames, new])[-self._front_end.audio_window_frames :]
 
     def hear(self) -> None:
@@ -98,7 +98,12 @@ class Perception:
             )
             self._audio = self.predictor.engines["audio_encoder"].run({"log_mel": window[None]})["tokens"][0]
         self.encodes["audio_encoder"] += 1
-        self._heard_s = self._samples / SAMPLE_RATE_HZ
+        self._heard_s = self._listened_s
+
+    def forget_sound(self) -> None:
+        """The microphone was reopened: what comes now does not go on from what was there."""
+        self._mel = StreamingLogMel(self._front_end.log_mel)
+        self._frames, self._audio = self._frames[:0], self._audio[:0]
 
     def see(self, picture: Picture, index: int) -> None:
         """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB."""

@@ -222,8 +222,9 @@ class Session:
         """Encode what is due and publish the reading."""
         for notice in arrived.notices:
             self.publish(notice)
-        for samples in arrived.sound:
-            perception.listen(np.zeros_like(samples) if self.desk.deaf else samples)
+        for sound in arrived.sound:
+            deaf = self.desk.deaf
+            perception.listen(replace(sound, samples=np.zeros_like(sound.samples)) if deaf else sound)
         due = agenda.due(moment_s, arrived.frames_end_s, arrived.sound_end_s)
         if due.picture is not None and picture is not None:
             perception.see(picture.picture(), due.picture)

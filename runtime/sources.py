@@ -181,7 +181,7 @@ class Arrived:
     """What came until a moment: the newest picture, all of the sound, and which streams are over."""
 
     frame: Frame | None = None
-    sound: list[npt.NDArray[np.float32]] = field(default_factory=list[npt.NDArray[np.float32]])
+    sound: list[Sound] = field(default_factory=list[Sound])
     notices: list[Notice] = field(default_factory=list[Notice])
     frames_end_s: float | None = None
     sound_end_s: float | None = None
@@ -197,7 +197,7 @@ class Arrived:
         if isinstance(event, Frame):
             self.frame = event
         elif isinstance(event, Sound):
-            self.sound.append(event.samples)
+            self.sound.append(event)
         else:
             self.notices.append(event)
 

@@ -23,6 +23,7 @@ from vaemotion.contract.front_end import PATHS
 
 _KIND_WORDS: dict[type[Any], str] = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
 _OPTIONAL = ("visual_age_s", "audio_age_s", "latency_ms")  # None where there is nothing to measure
+_CALIBRATED = ("confidence", "valence_interval", "arousal_interval")  # None, or not there
 Float64 = npt.NDArray[np.float64]
 MOST_POINTS = 600  # along a time axis; more would be finer than a screen's pixels
 
@@ -150,6 +151,9 @@ def _reading(values: dict[str, Any]) -> Reading:
         emotions=_numbers(values, "emotions"),
         path=path,
         **{name: None if values[name] is None else _number(values, name) for name in _OPTIONAL},
+        **{name: None if values.get(name) is None else _number(values, name) for name in _CALIBRATED},
+        label=None if values.get("label") is None else _text(values, "label"),
+        state=None if values.get("state") is None else _text(values, "state"),
     )
 
 

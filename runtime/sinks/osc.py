@@ -7,12 +7,11 @@ Nobody answers: a receiver that is slow, dead or absent costs an error that is c
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message_builder import OscMessageBuilder
 
-from runtime.messages import End, Message, Narration, Notice, Reading, Start
+from runtime.messages import End, Message, Narration, Notice, Reading, Start, Status
 from vaemotion.contract.errors import UsageError, UserError
 
 PREFIX = "/vaemotion/1"  # the address map's version: an address that is in it keeps its meaning
@@ -21,27 +20,6 @@ TEXT_BYTES = 1000  # of a text, at most
 
 Value = float | int | str
 Values = list[tuple[str, Value]]  # address without PREFIX → value; its Python type is its OSC type
-
-
-@dataclass(frozen=True)
-class Status(Notice):
-    """What a show's technician should know once a second, also when nothing is perceived; ``text`` is "running" or "muted".
-
-    ``beat``: whole seconds of the run's clock; ``realtime_ratio``: of that clock to the wall's since the last status."""
-
-    beat: int
-    uptime_s: float
-    realtime_ratio: float
-    readings: int
-    ignoring_audio_s: float
-    controls: int
-    controls_ignored: int
-    dropped_moments: int
-    dropped_messages: int = 0
-
-    @property
-    def muted(self) -> bool:
-        return self.text == "muted"
 
 
 def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str, int]:
@@ -175,7 +153,7 @@ def facts_of(start: Start) -> Values:
 
 def status_of(status: Status, send_errors: int) -> Values:
     return [
-        ("/status/state", status.text),
+        ("/status/state", status.state),
         ("/status/muted", int(status.muted)),
         ("/status/ignoring_audio_s", status.ignoring_audio_s),
         ("/status/uptime_s", status.uptime_s),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.messages import Sound
 from runtime.perception import STALE_S, Perception, StageTimes
 from runtime.predictor import DevicePredictor, open_predictor
 from tests.tiny import tiny_clip
@@ -27,8 +28,8 @@ def stream(predictor: DevicePredictor, clip: Clip, until_s: float) -> Perception
     for index in range(round(until_s / 0.1) + 1):
         if index:
             heard = clip.samples[(index - 1) * 1600 : index * 1600]
-            for block in np.split(heard, 10):
-                perception.listen(block)
+            for number, block in enumerate(np.split(heard, 10), start=1):
+                perception.listen(Sound((index - 1) / 10 + number / 100, block))
             perception.hear()
         perception.see(clip.frames[index], index)
     return perception

@@ -161,7 +161,12 @@ def test_both_feeds_deliver_the_same_moments(tmp_path: Path) -> None:
         never, moments = threading.Event(), []
         for k in range(11):
             arrived = feed.until(k / 10, never)
-            moments.append((arrived.frame.time_s if arrived.frame else None, sum(map(len, arrived.sound))))
+            moments.append(
+                (
+                    arrived.frame.time_s if arrived.frame else None,
+                    sum(len(sound.samples) for sound in arrived.sound),
+                )
+            )
         assert feed.until(2.0, never).over
         feed.close()
         seen.append(moments)
