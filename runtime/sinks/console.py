@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from runtime.messages import End, Message, Narration, Notice, Reading, Start
+from runtime.messages import DeviceStatus, End, Message, Narration, Notice, Reading, Start, Status
 from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
 
 LINES_PER_S = 1.0  # plain readings, in media time
@@ -26,6 +26,14 @@ def open_console() -> PlainConsole | LiveConsole:
 def words(reading: Reading) -> str:
     """A reading in words, for example "stirring, pleasant"."""
     return f"{level_word(reading.arousal, AROUSAL_WORDS)}, {level_word(reading.valence, VALENCE_WORDS)}"
+
+
+def device_words(status: Status) -> str:
+    """Camera and microphone and how far they are apart, for example "camera live, microphone lost"; empty for a file."""
+    devices: dict[str, DeviceStatus] = {"camera": status.camera, "microphone": status.microphone}
+    told = [f"{name} {device.state}" for name, device in devices.items() if device.state != "none"]
+    told += [] if status.skew_ms is None else [f"sound {status.skew_ms:+.0f} ms from the picture"]
+    return ", ".join(told)
 
 
 def summary(end: End) -> str:
@@ -82,6 +90,7 @@ class LiveConsole:
         self._trail: list[Reading] = []
         self._narrations: list[Narration] = []
         self._notices: list[Notice] = []
+        self._status: Status | None = None
         self._live = Live(self._view(), console=console, refresh_per_second=10, transient=False)
         self._live.start()
 
@@ -95,6 +104,8 @@ class LiveConsole:
                 self._narrations = [*self._narrations[-2:], message]
             case Notice():
                 self._notices = [*self._notices[-1:], message]
+            case Status():
+                self._status = message
             case End():
                 self._live.update(self._view())
                 self._live.stop()
@@ -106,14 +117,16 @@ class LiveConsole:
         self._live.stop()
 
     def _view(self) -> RenderableType:
+        lights = device_words(self._status) if self._status else ""
         if not self._trail:
-            return Text("waiting for the first reading …", style="dim")
+            return Text(f"waiting for the first reading … {lights}", style="dim")
         reading = self._trail[-1]
         top = Table.grid(padding=(0, 2))
         top.add_row(
             Panel(plane(self._trail), title="arousal ↑  valence →", border_style="dim"), self._bars(reading)
         )
         lines: list[RenderableType] = [self._headline(reading), top]
+        lines += [Text(lights, style="dim")] if lights else []
         for narration in self._narrations:
             newest = narration is self._narrations[-1]
             told = Text(f"{narration.about_s:7.1f} s  ", style="dim")
