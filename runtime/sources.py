@@ -186,6 +186,7 @@ class Arrived:
     frames_end_s: float | None = None
     sound_end_s: float | None = None
     over: bool = False
+    lost: set[str] = field(default_factory=set[str])  # live devices whose evidence from before no longer counts
 
     def now_s(self, moment_s: float) -> float:
         """``moment_s``, or the medium's end where that lies before it."""
