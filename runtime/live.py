@@ -197,7 +197,7 @@ class LiveFeed:
         return 1000 * statistics.median(skew for _, skew in self._skews_s) if self._skews_s else None
 
     def _measure_skew(self, now_s: float) -> None:
-        newest_s = {role: self.devices[role].watch.newest_s for role in self.live()}
+        newest_s = {role: d.watch.newest_s for role, d in self.devices.items() if d.watch.state == "live"}
         sound_s, picture_s = newest_s.get("microphone"), newest_s.get("camera")
         if sound_s is None or picture_s is None:
             self._skews_s.clear()
