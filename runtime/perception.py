@@ -83,6 +83,7 @@ class Perception:
         self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
         self._heard_s = 0.0  # end of the sound in the audio tokens
         self._pictures: dict[int, Float32] = {}  # grid point → tokens (T, D)
+        self._taken_s: float | None = None  # when the newest picture was taken, where a camera told
 
     def listen(self, sound: Sound) -> None:
         """Take a block of sound in; nothing is encoded yet. A hole before it is not filled: ``forget_sound`` then."""
@@ -105,14 +106,33 @@ class Perception:
         self._mel = StreamingLogMel(self._front_end.log_mel)
         self._frames, self._audio = self._frames[:0], self._audio[:0]
 
-    def see(self, picture: Picture, index: int) -> None:
-        """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB."""
+    @property
+    def newest_s(self) -> float:
+        """Time of the newest evidence that a live device gave."""
+        return max(self._taken_s or 0.0, self._heard_s)
+
+    def see(self, picture: Picture, index: int, taken_s: float | None = None) -> None:
+        """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB. ``taken_s``: when a camera took it."""
         with self.times.measure("vision_encoder"):
             pixels = prepare_frame(picture, self._front_end.image)[None]
             self._pictures[index] = self.predictor.engines["vision_encoder"].run({"pixels": pixels})[
                 "tokens"
             ][0]
         self.encodes["vision_encoder"] += 1
+        self._taken_s = taken_s
+        self._keep_window(index)
+
+    def still(self, index: int) -> None:
+        """At grid point ``index`` the newest picture is still the newest: its tokens are not computed again."""
+        if self._pictures:
+            self._pictures[index] = self._pictures[max(self._pictures)]
+            self._keep_window(index)
+
+    def forget_pictures(self) -> None:
+        """The camera was lost or froze: what it gave is not seen now."""
+        self._pictures.clear()
+
+    def _keep_window(self, index: int) -> None:
         windows = self._front_end.windows
         oldest = index - (windows.frames - 1) * windows.hops_per_spacing
         self._pictures = {i: tokens for i, tokens in self._pictures.items() if i >= oldest}
@@ -124,7 +144,11 @@ class Perception:
             return None
         with self.times.measure("emo_adapter"):
             affect, enhanced = self.predictor.adapt(tokens)
-        visual_age_s = float(tokens.frame_ages_s[-1]) if len(tokens.visual) else None
+        visual_age_s = None
+        if len(tokens.visual):
+            visual_age_s = (
+                float(tokens.frame_ages_s[-1]) if self._taken_s is None else max(0.0, now_s - self._taken_s)
+            )
         audio_age_s = tokens.audio_age_s if len(tokens.audio) else None
         reading = Reading(
             time_s=round(now_s, 6),
