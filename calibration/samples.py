@@ -30,7 +30,7 @@ from vaemotion.data.manifest import read_manifest
 from vaemotion.data.procedural_art import Work, draw_frame, sample_work, synthesise, work_seed
 
 EXTREMES = ("silence", "noise", "darkness")
-PER_EXTREME = 8
+MOST_PER_EXTREME = 8
 LEAST_PER_EMOTION = 8
 _SEARCHED_WORKS = 20_000
 NOISE_RMS = 0.1  # -20 dB of full scale
@@ -73,11 +73,16 @@ def procedural_samples(front_end: FrontEnd, count: int, seed: int = 0) -> Iterat
     for work in works:
         clip = procedural_window_clip(work, front_end, seed)
         yield _sample("scene", emotion_of(work), clip, front_end)
-    for number, kind in enumerate(EXTREMES * PER_EXTREME):
+    for number, kind in enumerate(EXTREMES * per_extreme(count)):
         clip = extreme_clip(
             kind, procedural_window_clip(works[number % len(works)], front_end, seed), seed + number
         )
         yield _sample(kind, None, clip, front_end)
+
+
+def per_extreme(count: int) -> int:
+    """How many windows of each extreme go with ``count`` others: an eighth of them, at least 2 and at most ``MOST_PER_EXTREME``."""
+    return min(max(2, count // 8), MOST_PER_EXTREME)
 
 
 def _balanced_works(count: int, seed: int) -> list[Work]:
@@ -142,7 +147,7 @@ def manifest_samples(
         yield Sample(
             "scene", _labelled_emotion(item), content_hash(clip), window_at(clip, now_s, path, front_end)
         )
-    for number, kind in enumerate(EXTREMES * PER_EXTREME):
+    for number, kind in enumerate(EXTREMES * per_extreme(count)):
         if last is not None:
             yield _sample(kind, None, extreme_clip(kind, last, seed + number), front_end)
 

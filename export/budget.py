@@ -29,7 +29,7 @@ from runtime.engine_io import Arrays
 from runtime.predictor import Predictor, Tokens, adapter_inputs
 from vaemotion.contract.bundle import ENGINE_ROLES
 from vaemotion.contract.errors import UserError
-from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.front_end import PATHS, EncoderInputs
 
 Array = npt.NDArray[Any]
 SEARCH_WINDOWS = 64
@@ -152,12 +152,18 @@ def plan_engines(
     """
     plans: dict[str, Plan] = {}
     for role in ENGINE_ROLES:
-        quantised = plans.items() if role == "emo_adapter" else ()
-        encoders = {name: SessionEngine(plan.variant(plan.chosen())) for name, plan in quantised}
-        inputs = calibration_inputs(role, samples, reference, encoders)
         products = weight_products(models[role])
-        tensors = sorted({product.activation for product in products if not product.stays_high})
-        plan = Plan(role, scheme, models[role], observed(models[role], tensors, inputs), stays_fp32[role])
+        if ranked is not None and (role != "emo_adapter" or windows is None):
+            histograms = ranked[
+                role
+            ].histograms  # encoders are given the same; without a search the other scheme's tokens do
+        else:
+            quantised = plans.items() if role == "emo_adapter" else ()
+            encoders = {name: SessionEngine(plan.variant(plan.chosen())) for name, plan in quantised}
+            tensors = sorted({product.activation for product in products if not product.stays_high})
+            inputs = calibration_inputs(role, samples, reference, encoders)
+            histograms = observed(models[role], tensors, inputs)
+        plan = Plan(role, scheme, models[role], histograms, stays_fp32[role])
         plan.blocks = [Block(name, size) for name, size in blocks(products).items()]
         if windows is not None:
             search(plan, windows, None if ranked is None else ranked[role])
@@ -190,11 +196,18 @@ def calibration_inputs(
     chain = reference.exchanged(encoders)
     batches: list[Arrays] = []
     for index, sample in enumerate(samples):
-        tokens, path = chain.encode(sample.inputs), PATHS[index % len(PATHS)]
-        restricted = only(tokens, path)
-        seen_or_heard = len(restricted.visual) or len(restricted.audio)
-        batches.append(adapter_inputs(restricted if seen_or_heard else tokens, reference.constants))
+        inputs = _perceived(sample.inputs, PATHS[index % len(PATHS)])
+        batches.append(adapter_inputs(chain.encode(inputs), reference.constants))
     return batches
+
+
+def _perceived(inputs: EncoderInputs, path: str) -> EncoderInputs:
+    """What a path perceives of a window; all of it where that would be nothing. What is left out is not encoded either."""
+    if path == "audio" and len(inputs.log_mel):
+        return replace(inputs, pixels=inputs.pixels[:0], frame_ages_s=inputs.frame_ages_s[:0])
+    if path == "visual" and len(inputs.pixels):
+        return replace(inputs, log_mel=inputs.log_mel[:0])
+    return inputs
 
 
 def revert_until_search_holds(plans: Mapping[str, Plan], windows: SearchWindows, max_drop: float) -> float:

@@ -9,7 +9,6 @@ import pytest
 
 from calibration.samples import (
     EXTREMES,
-    PER_EXTREME,
     content_hash,
     coverage,
     manifest_samples,
@@ -34,7 +33,7 @@ def test_every_emotion_silence_noise_and_darkness_are_covered() -> None:
     assert report["missing_emotions"] == []
     assert min(report["emotions"].values()) >= 8
     assert sum(report["emotions"].values()) == 72
-    assert report["kinds"] == {"scene": 72, **dict.fromkeys(EXTREMES, PER_EXTREME)}
+    assert report["kinds"] == {"scene": 72, **dict.fromkeys(EXTREMES, 8)}
     dark = [s.inputs.pixels for s in samples if s.kind == "darkness"]
     assert all((pixels == pixels.min()).all() for pixels in dark)
     silent = next(s for s in samples if s.kind == "silence")
@@ -74,6 +73,6 @@ def test_a_manifest_calibrates_with_its_training_split_only(tmp_path: Path) -> N
         list(manifest_samples(tmp_path / "test" / "manifest.jsonl", tmp_path / "test", FRONT_END, 4))
     manifest = tmp_path / "train" / "manifest.jsonl"
     samples = list(manifest_samples(manifest, manifest.parent, FRONT_END, 6))
-    assert len(samples) == 6 + len(EXTREMES) * PER_EXTREME
+    assert len(samples) == 6 + len(EXTREMES) * 2
     assert {s.emotion for s in samples if s.kind == "scene"} <= set(EMOTIONS)
     assert {item.split for item in read_manifest(manifest, manifest.parent)} == {"train"}
