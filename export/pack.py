@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from calibration.confidence import fit_confidence
 from calibration.samples import Sample, coverage, manifest_samples, procedural_samples
 from export.components import (
     FLOAT_TYPES,
@@ -49,7 +50,7 @@ from runtime.self_test import (
     edges_table,
 )
 from vaemotion.contract.bundle import ENGINE_ROLES, Manifest, publish_folder, sha256_of, write_manifest
-from vaemotion.contract.errors import UsageError
+from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
@@ -168,18 +169,37 @@ def _write_components(
         "token embeddings, delimiters, tokenizer", partial(write_tables, workshop, model, checkpoint)
     )
     workshop.step("golden vectors", partial(write_golden, workshop, model))
-    calibration: dict[str, Any] = {}
     verification: dict[str, Any] = {}
-    if options.precision != "fp32":
-        samples = _Samples(model, stored, options)
-        with Chain(workshop, checkpoint_constants(model)) as chain:
+    with Chain(workshop, checkpoint_constants(model)) as chain:
+        calibration = _calibrated_confidence(workshop, chain, stored)
+        if options.precision != "fp32":
+            samples = _Samples(model, stored, options)
             _write_fp16(workshop, chain, samples)
             if options.precision == "int8":
                 verification = _write_int8(workshop, chain, samples, options)
-            calibration = {
-                "calibration": workshop.step("coverage of the calibration", lambda: ([], coverage(samples())))
-            }
+            calibration["calibration"] = workshop.step(
+                "coverage of the calibration", lambda: ([], coverage(samples()))
+            )
     return _manifest(model, stored, checkpoint, workshop, calibration, verification)
+
+
+def _learnt_on_art(stored: dict[str, Any]) -> bool:
+    return "align" in stored["lineage"]
+
+
+def _calibrated_confidence(workshop: Workshop, chain: Chain, stored: dict[str, Any]) -> dict[str, Any]:
+    """For the lineage. Of a checkpoint that did not learn on procedural art, works of it tell nothing."""
+    if not _learnt_on_art(stored):
+        return {}
+
+    def fit() -> Made:
+        try:
+            return [], {"confidence": fit_confidence(chain.reference).as_json()}
+        except UserError as error:  # this machine is too slow for it: a bundle without is whole, too
+            workshop.console.print(f"  {error}", style="yellow", highlight=False)
+            return [], {}
+
+    return dict(workshop.step("confidence of readings", fit))
 
 
 class _Samples:
@@ -188,8 +208,7 @@ class _Samples:
     def __init__(self, model: VAEmotionLLM, stored: dict[str, Any], options: Options) -> None:
         self._front_end, self._options = model.config.front_end, options
         self._drawn: list[Sample] = []
-        learnt_on_art = "align" in stored["lineage"]
-        if options.calibration is None and not learnt_on_art:
+        if options.calibration is None and not _learnt_on_art(stored):
             raise ExportError(
                 f"{options.precision} needs calibration windows, and this checkpoint does not say what it was trained on; give "
                 "--calibration MANIFEST --media-root FOLDER: ranges of random numbers would be lies"

@@ -20,6 +20,9 @@ from runtime.doctor_probes import ProbeError, in_child, sentence_of
 
 BUNDLE_S = 600.0  # for one probe of a bundle, which may be a gigabyte on a slow card
 SILENT_DBFS = -70.0
+CLIPPED_SHARE = 1e-3  # of the samples, at the end of the scale
+DARK, BRIGHT = 0.06, 0.94  # mean brightness
+BLOWN_OUT_SHARE = 0.5  # of the pixels
 FREE_DEVICE = "close what else uses it, or plug it in again"
 SLOW = "close other programs, or take a smaller bundle"
 MIB = 2**20
@@ -143,7 +146,7 @@ def llama() -> Check | list[Check]:
 
 
 def cameras(devices: Path = Path("/dev"), labels: Path = Path("/sys/class/video4linux")) -> Iterator[Check]:
-    """Every camera, and whether OpenCV gets a picture from it. No fault: a bundle also runs on files."""
+    """Every camera, what OpenCV gets from it, and how fast. No fault: a bundle also runs on files."""
     nodes = sorted(devices.glob("video[0-9]*"), key=lambda node: int(node.name[5:]))
     found = [check for node in nodes if (check := _camera(node, labels / node.name / "name"))]
     yield from found or [Check("cameras", None, "none", "plug one in if the work is to be seen live")]
@@ -157,31 +160,49 @@ def _camera(node: Path, label_file: Path) -> Check | None:
         way_out = "sudo usermod -aG video $USER, then log in again"
         return Check(node.name, None, f"{label}: no permission", way_out)
     try:
-        size = in_child(doctor_probes.probe_camera, str(node))
+        seen = in_child(doctor_probes.probe_camera, str(node))
     except ProbeError as error:
         return failed(node.name, None, error, FREE_DEVICE, f"{label}: ")
-    return Check(node.name, True, f"{label}: gave a picture, {size}") if size else None
+    if seen is None:
+        return None
+    value = (
+        f"{label}: {seen['width_px']:.0f} x {seen['height_px']:.0f}, {seen['rate_hz']:.1f} pictures a second, "
+        f"brightness {seen['brightness']:.0%}"
+    )
+    return Check(node.name, True, value, _of_light(seen["brightness"], seen["blown_out"]))
+
+
+def _of_light(brightness: float, blown_out: float) -> str:
+    if brightness < DARK:
+        return "dark: is the lens covered, or the room unlit?"
+    if brightness > BRIGHT or blown_out > BLOWN_OUT_SHARE:
+        return "overexposed: less light, or a shorter exposure"
+    return ""
 
 
 def microphones() -> Iterator[Check]:
-    """Every microphone, and the level of the default one. No fault: a bundle also runs on files. No sound is kept."""
+    """Every microphone and its level. No fault: a bundle also runs on files. No sound is kept."""
     if find_spec("sounddevice") is None:
         return  # said by its package
     found = in_child(doctor_probes.probe_microphones)
     if not found:
         yield Check("microphones", None, "none", "plug one in if the work is to be heard live")
     for index, label, is_default in found:
-        name = f"microphone {index}"
-        yield _default_microphone(name, label) if is_default else Check(name, None, label)
+        yield _microphone(index, f"{label}, default" if is_default else label)
 
 
-def _default_microphone(name: str, label: str) -> Check:
+def _microphone(index: int, label: str) -> Check:
+    name = f"microphone {index}"
     try:
-        level_dbfs = in_child(doctor_probes.probe_level)
+        heard = in_child(doctor_probes.probe_level, index)
     except ProbeError as error:
-        return failed(name, None, error, FREE_DEVICE, f"{label}, default: ")
-    way_out = "nearly silent: is it muted, or its gain low?" if level_dbfs < SILENT_DBFS else ""
-    return Check(name, True, f"{label}, default: {level_dbfs:.0f} dBFS RMS", way_out)
+        return failed(name, None, error, FREE_DEVICE, f"{label}: ")
+    way_out = ""
+    if heard["clipped"] > CLIPPED_SHARE:
+        way_out = "clips: turn its gain down"
+    elif heard["level_dbfs"] < SILENT_DBFS:
+        way_out = "nearly silent: is it muted, or its gain low?"
+    return Check(name, True, f"{label}: {heard['level_dbfs']:.0f} dBFS", way_out)
 
 
 # -- a bundle ---------------------------------------------------------------------------------------------------

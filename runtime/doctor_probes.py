@@ -24,6 +24,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from vaemotion.contract.errors import UserError
 
 DEVICE_S = 3.0  # for a camera or microphone to give something, counted from when its library is loaded
+WATCHED_S = 1.0  # that a camera is watched for, behind its first picture
 PROBE_S = 60.0  # for one probe, Python's own start included: a slow card holds the packages
 SPEED_RUNS = 20
 GENERATED_TOKENS = 16
@@ -137,8 +138,8 @@ def probe_llama() -> dict[str, Any]:
     return {"gpu": bool(llama.llama_supports_gpu_offload()), "features": features}
 
 
-def probe_camera(path: str) -> str | None:
-    """Width and height of a picture; None for a node that is no camera, such as a camera's metadata or a codec."""
+def probe_camera(path: str) -> dict[str, float] | None:
+    """What ``watch`` finds; None for a node that is no camera, such as a camera's metadata or a codec."""
     if not _may_give_pictures(path):
         return None
     import cv2
@@ -147,10 +148,30 @@ def probe_camera(path: str) -> str | None:
     capture = cv2.VideoCapture(path, cv2.CAP_V4L2)
     if not capture.isOpened():
         raise ProbeError("cannot be opened")
-    whole, picture = capture.read()
+    return watch(capture)
+
+
+def watch(capture: Any) -> dict[str, float]:
+    """Size, measured pictures a second, and of the newest picture the mean brightness and the share of pixels that are blown out, in [0, 1].
+    No picture is kept. capture: an open ``cv2.VideoCapture``."""
+    whole, picture = capture.read()  # (H, W, 3) uint8
     if not whole:
         raise ProbeError("opens, but gives no picture")
-    return f"{picture.shape[1]} x {picture.shape[0]}"
+    signal.setitimer(signal.ITIMER_REAL, WATCHED_S + DEVICE_S)
+    began_s, count, last_s = time.monotonic(), 0, 0.0
+    while last_s < WATCHED_S:
+        whole, newer = capture.read()
+        if not whole:
+            break
+        picture, count, last_s = newer, count + 1, time.monotonic() - began_s
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return {
+        "width_px": picture.shape[1],
+        "height_px": picture.shape[0],
+        "rate_hz": count / last_s if last_s > 0 else 0.0,
+        "brightness": float(picture.mean()) / 255,
+        "blown_out": float((picture.min(axis=2) >= 250).mean()),
+    }
 
 
 def _may_give_pictures(path: str) -> bool:
@@ -182,14 +203,18 @@ def probe_microphones() -> list[tuple[int, str, bool]]:
     ]
 
 
-def probe_level() -> float:
-    """Root mean square of half a second of the default microphone, in dB of full scale."""
+def probe_level(index: int) -> dict[str, float]:
+    """Level of half a second of an input device, in dB relative to a full-scale sine (AES17, without its DC offset), and the share of samples
+    at the end of the scale. No sound is kept."""
     sounddevice = _untyped("sounddevice")
-    rate_hz = int(sounddevice.query_devices(kind="input")["default_samplerate"])
+    rate_hz = int(sounddevice.query_devices(index)["default_samplerate"])
     signal.setitimer(signal.ITIMER_REAL, DEVICE_S)
-    with sounddevice.InputStream(samplerate=rate_hz, channels=1, dtype="float32") as stream:
+    with sounddevice.InputStream(device=index, samplerate=rate_hz, channels=1, dtype="float32") as stream:
+        stream.read(rate_hz // 4)  # a device may begin with silence
+        signal.setitimer(signal.ITIMER_REAL, DEVICE_S)
         samples, _ = stream.read(rate_hz // 2)  # (n, 1) float32 in [-1, 1]
-    return 10 * math.log10(max(float((samples * samples).mean()), 1e-12))
+    level_dbfs = 20 * math.log10(max(math.sqrt(2) * float(samples.std()), 1e-6))
+    return {"level_dbfs": level_dbfs, "clipped": float((abs(samples) > 0.999).mean())}
 
 
 def probe_bundle(folder: str) -> tuple[str, int, int]:

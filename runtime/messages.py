@@ -120,7 +120,7 @@ class Status:
 
     ``state``: "running", "muted", or the show's (``runtime.show``); ``beat``: whole seconds of the run's clock; ``realtime_ratio``: of that clock
     to the wall's since the last status; ``skew_ms``: newest sound minus newest picture, None unless both are live; ``drift_ppm``: of the
-    microphone's clock; ``latency_p99_ms``: of the newest readings; ``clock_synchronised``: whether the wall clock is, None where nobody knows;
+    microphone's clock; ``latency_p99_ms``: from a moment to its reading, while no narration is made, and ``…_narrating_ms`` while one is; ``clock_synchronised``: whether the wall clock is, None where nobody knows;
     ``narrator``: "on", "slowed" or "off".
     """
 
@@ -141,6 +141,7 @@ class Status:
     skew_ms: float | None = None
     drift_ppm: float | None = None
     latency_p99_ms: float | None = None
+    latency_p99_narrating_ms: float | None = None
     clock_synchronised: bool | None = None
     narrator: str = "off"
 

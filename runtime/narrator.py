@@ -38,6 +38,7 @@ class Narrator:
         self._finished: Ring[Narration] = Ring(16, "drop-oldest")
         self._asked: Evidence | None = None
         self._answered: Evidence | None = None
+        self._cancelled: Evidence | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="narrator", daemon=True)
         self._thread.start()
@@ -51,6 +52,10 @@ class Narrator:
         """Ask for a sentence; never waits."""
         self._asked = evidence
         self._requests.put(evidence)
+
+    def cancel(self) -> None:
+        """What is being made is about something that is over: it ends incomplete."""
+        self._cancelled = self._asked
 
     def finished(self) -> list[Narration]:
         """What was finished since the last call. Raises what made the thread fail."""
@@ -76,7 +81,8 @@ class Narrator:
 
     def _make(self, evidence: Evidence) -> None:
         def stale() -> bool:
-            return self._closing.is_set() or self._clock.now_s() - evidence.reading.time_s > STALE_S
+            over = self._closing.is_set() or self._cancelled is evidence
+            return over or self._clock.now_s() - evidence.reading.time_s > STALE_S
 
         with self._times.measure("narration"):
             narration = narrate(self._predictor, evidence, self._clock, stale)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.messages import Picture, Reading, Sound
 from runtime.predictor import DevicePredictor, Tokens
+from runtime.recording import FeatureRecorder
 from vaemotion.contract.audio import StreamingLogMel, normalised_window
+from vaemotion.contract.confidence import Confidence, apply
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.image import prepare_frame
+from vaemotion.contract.prediction import Affect
 from vaemotion.contract.windows import window_frame_indices
 
 Float32 = npt.NDArray[np.float32]
@@ -70,8 +73,10 @@ class Evidence:
 class Perception:
     """The encoders' and the EmoAdapter's state over one stream. Times are seconds since its start, ascending."""
 
-    def __init__(self, predictor: DevicePredictor) -> None:
+    def __init__(self, predictor: DevicePredictor, recorder: FeatureRecorder | None = None) -> None:
+        """``recorder``: is told all that a reading depends on."""
         self.predictor = predictor
+        self._recorder = recorder
         self.times = StageTimes()
         self.encodes = {"vision_encoder": 0, "audio_encoder": 0}
         self._front_end = predictor.constants.front_end
@@ -97,12 +102,20 @@ class Perception:
             window = normalised_window(
                 self._frames, self._front_end.audio_window_frames, self._front_end.log_mel
             )
-            self._audio = self.predictor.engines["audio_encoder"].run({"log_mel": window[None]})["tokens"][0]
+            tokens = self.predictor.engines["audio_encoder"].run({"log_mel": window[None]})["tokens"][0]
         self.encodes["audio_encoder"] += 1
-        self._heard_s = self._listened_s
+        self.restore_sound(self._listened_s, tokens)
+
+    def restore_sound(self, heard_s: float, tokens: Float32) -> None:
+        """Take the tokens (N, D) of a window of sound that ended at ``heard_s``."""
+        self._audio, self._heard_s = tokens, heard_s
+        if self._recorder is not None:
+            self._recorder.sound(heard_s, tokens)
 
     def forget_sound(self) -> None:
         """The microphone was reopened: what comes now does not go on from what was there."""
+        if self._recorder is not None and len(self._audio):
+            self._recorder.forget("sound")
         self._mel = StreamingLogMel(self._front_end.log_mel)
         self._frames, self._audio = self._frames[:0], self._audio[:0]
 
@@ -115,21 +128,30 @@ class Perception:
         """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB. ``taken_s``: when a camera took it."""
         with self.times.measure("vision_encoder"):
             pixels = prepare_frame(picture, self._front_end.image)[None]
-            self._pictures[index] = self.predictor.engines["vision_encoder"].run({"pixels": pixels})[
-                "tokens"
-            ][0]
+            tokens = self.predictor.engines["vision_encoder"].run({"pixels": pixels})["tokens"][0]
         self.encodes["vision_encoder"] += 1
+        self.restore_picture(index, tokens, taken_s)
+
+    def restore_picture(self, index: int, tokens: Float32, taken_s: float | None = None) -> None:
+        """Take the tokens (T, D) of the picture of grid point ``index``."""
+        self._pictures[index] = tokens
         self._taken_s = taken_s
         self._keep_window(index)
+        if self._recorder is not None:
+            self._recorder.picture(index, tokens, taken_s)
 
     def still(self, index: int) -> None:
         """At grid point ``index`` the newest picture is still the newest: its tokens are not computed again."""
         if self._pictures:
             self._pictures[index] = self._pictures[max(self._pictures)]
             self._keep_window(index)
+            if self._recorder is not None:
+                self._recorder.still(index)
 
     def forget_pictures(self) -> None:
         """The camera was lost or froze: what it gave is not seen now."""
+        if self._recorder is not None and self._pictures:
+            self._recorder.forget("pictures")
         self._pictures.clear()
 
     def _keep_window(self, index: int) -> None:
@@ -139,6 +161,8 @@ class Perception:
 
     def read(self, now_s: float) -> Evidence | None:
         """What the newest tokens express at ``now_s``; None when nothing was seen or heard lately."""
+        if self._recorder is not None:
+            self._recorder.read(now_s)
         tokens, path = self._tokens(now_s)
         if path is None:
             return None
@@ -156,12 +180,12 @@ class Perception:
             arousal=round(affect.arousal, 6),
             valence_sd=round(affect.valence_sd, 6),
             arousal_sd=round(affect.arousal_sd, 6),
-            emotions={name: round(float(p), 4) for name, p in zip(EMOTIONS, affect.emotions, strict=True)},
+            emotions=_by_name(affect.emotions),
             path=path,
             visual_age_s=None if visual_age_s is None else round(visual_age_s, 3),
             audio_age_s=None if audio_age_s is None else round(audio_age_s, 3),
         )
-        return Evidence(reading, tokens, enhanced)
+        return Evidence(with_confidence(reading, affect, self.predictor.confidence), tokens, enhanced)
 
     def _tokens(self, now_s: float) -> tuple[Tokens, str | None]:
         constants, windows = self.predictor.constants, self._front_end.windows
@@ -179,3 +203,21 @@ class Perception:
             (len(visual) > 0, len(audio) > 0)
         )
         return Tokens(visual, ages_s, audio, audio_age_s), path
+
+
+def with_confidence(reading: Reading, affect: Affect, confidence: Confidence | None) -> Reading:
+    """The reading of ``affect`` with calibrated emotions and its intervals; as it is where the bundle has no calibration for its path."""
+    calibrated = None if confidence is None else apply(confidence, reading.path, affect)
+    if calibrated is None:
+        return reading
+    return replace(
+        reading,
+        emotions=_by_name(calibrated.emotions),
+        confidence=round(calibrated.confidence, 4),
+        valence_interval=round(calibrated.valence_interval, 6),
+        arousal_interval=round(calibrated.arousal_interval, 6),
+    )
+
+
+def _by_name(emotions: Float32) -> dict[str, float]:
+    return {name: round(float(share), 4) for name, share in zip(EMOTIONS, emotions, strict=True)}

@@ -28,6 +28,7 @@ from vaemotion.contract.bundle import (
     read_manifest,
     verify_files,
 )
+from vaemotion.contract.confidence import Confidence, confidence_of
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_at, window_ends_s
 from vaemotion.contract.prediction import Affect, Prediction, Question, rotated_options
@@ -149,7 +150,7 @@ class _Window:
 
 
 class Predictor(Generic[A]):
-    """See ``vaemotion.contract.prediction.Predict``. ``engines`` by role; ``delimiters`` (2, D)."""
+    """See ``vaemotion.contract.prediction.Predict``. ``engines`` by role; ``delimiters`` (2, D); ``confidence``: of a bundle that has it."""
 
     def __init__(
         self,
@@ -158,12 +159,14 @@ class Predictor(Generic[A]):
         language_model: A,
         tokenizer: Tokenizer,
         delimiters: Float32,
+        confidence: Confidence | None = None,
     ) -> None:
         self.constants = constants
         self.engines = engines
         self.language_model = language_model
         self.tokenizer = tokenizer
         self.delimiters = delimiters
+        self.confidence = confidence
         prefix = self.token_ids(constants.prompt.prefix)
         self._prefix_tokens = len(prefix)
         self._before_picture = language_model.embed(self.token_ids(constants.prompt.before_picture))
@@ -173,7 +176,8 @@ class Predictor(Generic[A]):
     def exchanged(self, engines: Mapping[str, Engine], language_model: A | None = None) -> Predictor[A]:
         """The same chain with other engines for some roles, and perhaps another language model: what a candidate is compared by."""
         model = self.language_model if language_model is None else language_model
-        return Predictor(self.constants, {**self.engines, **engines}, model, self.tokenizer, self.delimiters)
+        parts = {**self.engines, **engines}
+        return Predictor(self.constants, parts, model, self.tokenizer, self.delimiters, self.confidence)
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text that may hold special tokens."""
@@ -298,6 +302,7 @@ def open_predictor(
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
     check_front_end(manifest, read_golden(bundle, manifest))
+    confidence = confidence_of(manifest)
     if warn and not manifest.verified:
         warning = (
             f"{bundle} is not verified: what it computes may differ from its checkpoint; export it again"
@@ -315,4 +320,4 @@ def open_predictor(
     with LanguageModel(
         path, embeddings, context_tokens=CONTEXT_TOKENS, threads=threads, f32_kv=f32_kv
     ) as language_model:
-        yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters)
+        yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters, confidence)

@@ -186,7 +186,9 @@ class Arrived:
     frames_end_s: float | None = None
     sound_end_s: float | None = None
     over: bool = False
-    lost: set[str] = field(default_factory=set[str])  # live devices whose evidence from before no longer counts
+    lost: set[str] = field(
+        default_factory=set[str]
+    )  # live devices whose evidence from before no longer counts
 
     def now_s(self, moment_s: float) -> float:
         """``moment_s``, or the medium's end where that lies before it."""
@@ -206,8 +208,8 @@ class Arrived:
 class Feed(Protocol):
     """What a perception loop is fed by. ``dropped`` counts what never reached it."""
 
-    dropped: dict[str, int]
-
+    @property
+    def dropped(self) -> dict[str, int]: ...
     def until(self, time_s: float, stop: threading.Event) -> Arrived: ...
     def close(self) -> None: ...
 

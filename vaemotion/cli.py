@@ -225,17 +225,34 @@ def build_engines_ahead(
     build_engines(bundle, precision)
 
 
+Outs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--out",
+        help="console, jsonl:FILE, jsonl:- (standard output), osc:HOST:PORT or web:PORT; may be repeated. Default: console.",
+    ),
+]
+LiveSource = Annotated[
+    Path | None,
+    typer.Argument(help="Video, sound file or picture; without one: the camera and the microphone."),
+]
+LiveConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file of a live installation; configs/live.toml shows every key."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads an engine; default: all processors, at most 4."),
+]
+
+
 @app.command("run")
 def run_bundle(
     bundle: Bundle,
-    source: Annotated[Path, typer.Argument(help="Video, sound file or picture.")],
-    out: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--out",
-            help="console, jsonl:FILE, jsonl:- (standard output) or osc:HOST:PORT; may be repeated. Default: console.",
-        ),
-    ] = None,
+    source: LiveSource = None,
+    config: LiveConfigFile = None,
+    overrides: Overrides = None,
+    out: Outs = None,
     pace: Annotated[
         str,
         typer.Option(
@@ -243,23 +260,95 @@ def run_bundle(
         ),
     ] = "real",
     narrate_every_s: Annotated[
-        float, typer.Option("--narrate-every", metavar="SECONDS", help="One narration in this long; 0: none.")
-    ] = 2.0,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="Threads an engine; default: all processors, at most 4."),
+        float | None,
+        typer.Option(
+            "--narrate-every", metavar="SECONDS", help="One narration in this long; 0: none. Default: 2."
+        ),
     ] = None,
+    threads: Threads = None,
     osc_in: Annotated[
         str | None,
         typer.Option(
             "--osc-in", metavar="[HOST:]PORT", help="Take /control/... here; default host: loopback."
         ),
     ] = None,
+    keep_media: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep-media",
+            metavar="FOLDER",
+            help="Write down what the camera sees and the microphone hears: faces and voices. Without it nothing of them is written.",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", metavar="FILE", help="Read a recording of features again instead (vaemotion record)."
+        ),
+    ] = None,
 ) -> int:
-    """Stream a file through a bundle: valence and arousal ten times a second, narration beside it."""
+    """Stream a file, or a live camera and microphone, through a bundle: valence and arousal ten times a second, narration beside it."""
+    from runtime.run import replay_recording, run
+
+    if replay is not None:
+        return replay_recording(bundle, replay, out or [], threads)
+    return run(
+        bundle, source, config, overrides or [], outs=out or [], pace=pace, narrate_every_s=narrate_every_s,
+        threads=threads, osc_in=osc_in, keep_media=keep_media,
+    )  # fmt: skip
+
+
+@app.command("record")
+def record_features(
+    bundle: Bundle,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="New file for the features.")],
+    source: LiveSource = None,
+    config: LiveConfigFile = None,
+    overrides: Overrides = None,
+    out: Outs = None,
+    pace: Annotated[str, typer.Option("--pace", help="As for vaemotion run.")] = "real",
+    threads: Threads = None,
+) -> int:
+    """Run, and keep what was perceived as features: no picture, no sound. `vaemotion run BUNDLE --replay FILE` reads them again."""
     from runtime.run import run
 
-    return run(bundle, source, out or [], pace, narrate_every_s, threads, osc_in)
+    return run(bundle, source, config, overrides or [], outs=out or [], pace=pace, threads=threads, record=to)
+
+
+@app.command("soak")
+def soak_bundle(
+    bundle: Bundle,
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="Simulated hours.")] = 24.0,
+    speed: Annotated[
+        str, typer.Option("--speed", help="max, real, or simulated seconds per second.")
+    ] = "max",
+    media: Annotated[
+        list[Path] | None,
+        typer.Option("--media", metavar="FILE", help="Film or sound that the devices give; may be repeated."),
+    ] = None,
+    faults: Annotated[
+        int | None, typer.Option("--faults", help="How many, at least 15; default: 16 an hour.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("soak"),
+) -> int:
+    """Rehearse weeks: simulated devices with seeded faults through the real wiring, and a report of what it did to the runtime."""
+    from runtime.soak import soak
+
+    return soak(bundle, hours, speed, faults, seed, out, media or ())
+
+
+@app.command("install-service")
+def install_service(
+    bundle: Bundle,
+    config: Annotated[Path, typer.Option("--config", help="TOML file of the installation.")],
+    user: Annotated[str | None, typer.Option("--user", help="Runs as this user; default: who calls.")] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the unit and write nothing.")] = False,
+) -> int:
+    """Make the installation start with the machine: a systemd unit with a watchdog that is fed by progress."""
+    from runtime.service_unit import install_service as install
+
+    return install(bundle, config, user, only_print)
 
 
 @app.command("ask")
@@ -620,6 +709,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this once, when a command first loads it. By default llama.cpp's and torch's threads spin while they
     # wait for each other; on cores that have other work too, two of them then take fifty times as long as one (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Since 1.29 ONNX Runtime tells its maker about each model that is opened, and keeps a database for it, unless it is told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         _refuse_foreign_packages()
         result: object = app(words, prog_name="vaemotion", standalone_mode=False)

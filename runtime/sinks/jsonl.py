@@ -1,57 +1,116 @@
-"""The timeline: every message as a JSON line, written so that whatever happens the file holds whole lines only."""
+"""The timeline: every message as a JSON line, written so that whatever happens the file holds whole lines only.
+
+With ``max_bytes`` the file is rotated: ``timeline`` is the newest, ``timeline.1`` the one before, up to ``timeline.N``. Each begins with the
+run's ``Start``, so each is a timeline of its own, and a disk that is full costs lines, which are counted, and not the run.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 
-from runtime.messages import Message, record
+from runtime.messages import Message, Start, record
 from vaemotion.contract.errors import UsageError, UserError
 
 
 class JsonLines:
     """Writes to a file, or to standard output when ``target`` is "-"."""
 
-    def __init__(self, target: str) -> None:
-        """Open the file, replacing an earlier timeline. Raises UsageError for any other file that is not empty."""
+    def __init__(self, target: str, max_bytes: int | None = None, keep: int = 5) -> None:
+        """Open the file. An earlier timeline is replaced, or rotated where there is rotation: a file would be larger than ``max_bytes``, and
+        ``keep`` older ones stay. Only a regular file is rotated. Raises UsageError for any other file that is not empty."""
+        if keep < 1 or (max_bytes is not None and max_bytes < 1):
+            raise ValueError(f"max_bytes and keep must be at least 1, got {max_bytes} and {keep}")
         self._name = "standard output" if target == "-" else target
-        self._file = sys.stdout.fileno() if target == "-" else _open(Path(target))
-        self._is_file = target != "-"
+        self._path, self._is_file = Path(target), target != "-"
+        self._max_bytes, self._keep = max_bytes, keep
+        self.dropped = 0  # lines for which there was no room
+        self._start, self._size = b"", 0
+        self._rotates = False
+        if not self._is_file:
+            self._file = sys.stdout.fileno()
+            return
+        _check_ours(self._path)
+        try:
+            if max_bytes is not None and self._path.is_file() and self._path.stat().st_size:
+                _shift(self._path, keep)
+            self._file = _open(self._path)
+        except OSError as error:
+            raise UserError(f"cannot write the timeline {self._path}: {error.strerror}") from error
+        self._rotates = max_bytes is not None and stat.S_ISREG(os.fstat(self._file).st_mode)
 
     def publish(self, message: Message) -> None:
-        """One message is one write, so that a kill cannot leave half a line. Raises UserError when the disk is full."""
+        """One message is one write, so that a kill cannot leave half a line. Without rotation it raises UserError when the disk is full."""
         line = json.dumps(record(message), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        if isinstance(message, Start):
+            self._start = line
         try:
-            written = os.write(self._file, line)
-            while 0 < written < len(line) and not self._is_file:  # a pipe may take a part
-                written += os.write(self._file, line[written:])
+            if self._rotates and len(self._start) < self._size > (self._max_bytes or 0) - len(line):
+                self._rotate()
+            if self._size == 0 and line is not self._start:
+                line = self._start + line
+            append_whole(self._file, line, self._is_file)
+            self._size += len(line)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self._name}: {error.strerror}; make room or choose another --out"
-            ) from error
-        if written < len(line):
-            os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR) - written)
-            raise UserError(f"cannot write to {self._name}: no space left; make room or choose another --out")
+            if self._max_bytes is None:
+                raise UserError(
+                    f"cannot write to {self._name}: {os.strerror(error.errno or 0)}; make room or choose another --out"
+                ) from error
+            self.dropped += 1
 
     def close(self) -> None:
         """Close the file."""
         if self._is_file:
             os.close(self._file)
 
+    def _rotate(self) -> None:
+        """The new file exists before the older ones move, so that a full disk moves nothing."""
+        temporary = self._path.with_name(f"{self._path.name}.new")
+        file = _open(temporary)
+        try:
+            _shift(self._path, self._keep)
+            os.replace(temporary, self._path)
+        except OSError:
+            os.close(file)
+            raise
+        os.close(self._file)
+        self._file, self._size = file, 0
 
-def _open(path: Path) -> int:
+
+def append_whole(file: int, data: bytes, is_file: bool = True) -> None:
+    """Write all of ``data`` to a file descriptor, and to a file all or nothing. Raises OSError."""
+    written = os.write(file, data)
+    while 0 < written < len(data) and not is_file:  # a pipe may take a part
+        written += os.write(file, data[written:])
+    if written < len(data):
+        os.ftruncate(file, os.lseek(file, -written, os.SEEK_CUR))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _shift(path: Path, keep: int) -> None:
+    """``path`` becomes ``path.1``, ``path.1`` becomes ``path.2``; what was ``path.keep`` is gone."""
+    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
+    for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(newer, older)
+
+
+def _check_ours(path: Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError:
-        head = b""
+        return
     except OSError as error:
         raise UserError(f"cannot write the timeline {path}: {error.strerror}") from error
     if head and path.is_file() and not head.startswith(b'{"type"'):
         raise UsageError(f"{path} exists and is not a timeline; give --out jsonl: another file")
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    except OSError as error:
-        raise UserError(f"cannot write the timeline {path}: {error.strerror}") from error
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

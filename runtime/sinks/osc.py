@@ -16,6 +16,7 @@ from vaemotion.contract.errors import UsageError, UserError
 
 PREFIX = "/vaemotion/1"  # the address map's version: an address that is in it keeps its meaning
 ABSENT = -1.0  # an age or a latency that there is not: OSC has no word for it that every receiver knows
+FAR = -1e6  # the same for a value that may be -1
 TEXT_BYTES = 1000  # of a text, at most
 
 Value = float | int | str
@@ -135,9 +136,18 @@ def values_of(reading: Reading) -> Values:
         ("/spread/arousal", reading.arousal_sd),
         *((f"/emotion/{name.replace(' ', '_')}", share) for name, share in reading.emotions.items()),
         ("/path", reading.path),
-        *((f"/age/{modality}_s", ABSENT if age_s is None else age_s) for modality, age_s in ages_s.items()),
-        ("/latency_ms", ABSENT if reading.latency_ms is None else reading.latency_ms),
+        *((f"/age/{modality}_s", _or_absent(age_s)) for modality, age_s in ages_s.items()),
+        ("/latency_ms", _or_absent(reading.latency_ms)),
+        ("/confidence", _or_absent(reading.confidence)),
+        ("/interval/valence", _or_absent(reading.valence_interval)),
+        ("/interval/arousal", _or_absent(reading.arousal_interval)),
+        ("/label", reading.label or ""),
+        ("/state", reading.state or ""),
     ]
+
+
+def _or_absent(value: float | None) -> float:
+    return ABSENT if value is None else value
 
 
 def facts_of(start: Start) -> Values:
@@ -164,4 +174,17 @@ def status_of(status: Status, send_errors: int) -> Values:
         ("/status/send_errors", send_errors),
         ("/status/controls", status.controls),
         ("/status/controls_ignored", status.controls_ignored),
+        ("/status/camera", status.camera.state),
+        ("/status/microphone", status.microphone.state),
+        ("/status/camera_losses", status.camera.losses),
+        ("/status/microphone_losses", status.microphone.losses),
+        ("/status/skew_ms", FAR if status.skew_ms is None else status.skew_ms),
+        ("/status/drift_ppm", FAR if status.drift_ppm is None else status.drift_ppm),
+        ("/status/latency_p99_ms", _or_absent(status.latency_p99_ms)),
+        ("/status/latency_p99_narrating_ms", _or_absent(status.latency_p99_narrating_ms)),
+        (
+            "/status/clock_synchronised",
+            -1 if status.clock_synchronised is None else int(status.clock_synchronised),
+        ),
+        ("/status/narrator", status.narrator),
     ]

@@ -35,7 +35,8 @@ class Outbox:
 
     @property
     def dropped(self) -> int:
-        return self._queue.dropped
+        """Messages that waited too long, and those that the sink itself had to leave out."""
+        return self._queue.dropped + getattr(self._sink, "dropped", 0)
 
     def put(self, message: Message) -> None:
         """Queue a message. Raises what made the sink fail."""

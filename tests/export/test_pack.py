@@ -109,7 +109,7 @@ def test_int8_brings_every_precision_its_calibration_and_an_account_of_every_blo
         assert listed["int8"] < listed["fp16"] < listed["fp32"]
     calibration = manifest.lineage["calibration"]
     assert calibration["kinds"]["scene"] == 24
-    assert len(calibration["sha256"]) == calibration["windows"] == 48
+    assert len(calibration["sha256"]) == calibration["windows"] == 33
     accounts = manifest.verification["budget"]["engines"]
     assert {(a["role"], a["scheme"]) for a in accounts} == {
         (r, s) for r in ENGINE_ROLES for s in ("int8", "int8-cpu")

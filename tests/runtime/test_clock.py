@@ -77,6 +77,24 @@ def test_for_hours_the_error_stays_small_and_what_is_kept_does_not_grow():
     assert len(pickle.dumps(clock)) < 1.2 * kept
 
 
+@pytest.mark.parametrize(
+    "drift_ppm",
+    [lambda _: 300.0, lambda _: -300.0, lambda day: 300 * np.sin(2 * np.pi * day)],
+    ids=["slow", "fast", "swings with the temperature of the day"],
+)
+def test_for_a_day_300_ppm_of_drift_stay_under_20_ms_of_error(drift_ppm):
+    block = 10 * RATE_HZ  # long ones, because the day is long
+    nominal_s = 10.0 * np.arange(1, 8641)
+    true_s = START_S + np.cumsum(10.0 * (1 + 1e-6 * (drift_ppm(nominal_s / 86_400) + 0 * nominal_s)))
+    late_s = np.random.default_rng(0).exponential(0.003, len(true_s))
+    late_s[20::30] += 0.06  # a machine that is busy every few minutes
+    clock = SampleClock(RATE_HZ)
+    error_s = np.abs(run(clock, block, true_s + late_s) - true_s)
+    assert error_s.max() < 0.02
+    assert error_s[60:].max() < 0.01  # once the window is full
+    assert clock.drift_ppm == pytest.approx(drift_ppm(1.0), abs=10)
+
+
 def test_seconds_that_are_wrong_to_either_side_do_not_tilt_the_line():
     arrival_s, true_s = arrivals(50, 160, 0.0005, [], 62)
     arrival_s[:100] -= 0.03  # a server that delivers its first buffers at once

@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runtime.doctor import doctor, examine
 from runtime.doctor_checks import Check, cameras, microphones, onnxruntime_wheels, packages
+from runtime.doctor_probes import ProbeError, watch
+from tests.live_peers import sound_server, tone
+from vaemotion.data.writer import write_clip
 
 MACHINE = ("vaemotion", "system", "device", "processor", "gpu", "memory", "temperature", "disk")
 CORE = ("numpy", "opencv", "av", "soxr", "tokenizers", "sounddevice", "onnxruntime", "llama-cpp-python")
@@ -204,6 +208,57 @@ def test_a_camera_whose_driver_hangs_does_not_hang_the_doctor(
     assert (check.ok, check.value) == (None, "video0: gave nothing within 3 s")
 
 
+CV2 = """
+import itertools, time
+import numpy as np
+CAP_V4L2 = 200
+
+class VideoCapture:
+    def __init__(self, path, backend):
+        self.pictures = itertools.count()
+    def isOpened(self):
+        return True
+    def read(self):
+        time.sleep(0.05 * (next(self.pictures) > 0))
+        return True, np.full((480, 640, 3), VALUE, np.uint8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "brightness", "advice"),
+    [(3, "brightness 1%", "dark: "), (120, "brightness 47%", ""), (255, "brightness 100%", "overexposed: ")],
+)
+def test_a_camera_is_described_by_size_rate_and_light(
+    value: int, brightness: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package_before_all_others(monkeypatch, tmp_path, "cv2", CV2.replace("VALUE", str(value)))
+    (tmp_path / "video0").touch()
+    [check] = cameras(tmp_path, tmp_path)
+    assert check.ok is True
+    size, rate, light = check.value.split(", ")
+    assert (size, light) == ("video0: 640 x 480", brightness)
+    assert (
+        1 <= float(rate.removesuffix(" pictures a second")) <= 20
+    )  # one in 50 ms, or fewer on a busy machine
+    assert check.advice.startswith(advice)
+    assert bool(check.advice) == bool(advice)
+
+
+def test_what_opencv_really_gives_is_measured(tmp_path: Path) -> None:
+    import cv2
+
+    frames = np.zeros((20, 48, 64, 3), np.uint8)
+    frames[-1, :36] = 255  # three quarters of the newest picture are blown out
+    write_clip(tmp_path / "clip.mkv", frames, 10, None)
+    seen = watch(cv2.VideoCapture(str(tmp_path / "clip.mkv")))
+    assert (seen["width_px"], seen["height_px"]) == (64, 48)
+    assert seen["brightness"] == pytest.approx(0.75, abs=0.02)
+    assert seen["blown_out"] == pytest.approx(0.75, abs=0.05)
+    assert seen["rate_hz"] > 0
+    with pytest.raises(ProbeError, match="gives no picture"):
+        watch(cv2.VideoCapture(str(tmp_path / "nothing.mkv")))
+
+
 SOUNDDEVICE = """
 import time
 import numpy as np
@@ -217,17 +272,22 @@ DEVICES = [
     {"name": "line", "max_input_channels": 1, "default_samplerate": 8000.0},
 ]
 
-def query_devices(kind=None):
-    return DEVICES if kind is None else DEVICES[1]
+def query_devices(index=None):
+    return DEVICES if index is None else DEVICES[index]
 
 class InputStream:
-    def __init__(self, samplerate, channels, dtype):
-        assert (samplerate, channels, dtype) == (48000, 1, "float32")
+    def __init__(self, device, samplerate, channels, dtype):
+        assert (device, samplerate) in ((1, 48000), (2, 8000))
+        assert (channels, dtype) == (1, "float32")
+        self.device = device
     def __enter__(self):
         return self
     def __exit__(self, *_):
         pass
     def read(self, frames):
+        signs = np.where(np.arange(frames) % 2, 1, -1).astype(np.float32)[:, None]
+        if self.device == 2:
+            return 0.01 * signs, False
         READ
 """
 
@@ -235,26 +295,43 @@ class InputStream:
 @pytest.mark.parametrize(
     ("read", "value", "advice"),
     [
-        ("return np.full((frames, 1), -0.1, np.float32), False", "-20 dBFS RMS", ""),
-        ("return np.zeros((frames, 1), np.float32), False", "-120 dBFS RMS", "nearly silent"),
+        ("return 0.1 * signs + 0.3, False", "-17 dBFS", ""),  # a square wave is 3 dB louder than a sine
+        ("return 0 * signs, False", "-120 dBFS", "nearly silent"),
+        ("return signs, False", "3 dBFS", "clips: turn its gain down"),
         ("time.sleep(600)", "gave nothing within 3 s", "close what else uses it"),
         ("raise RuntimeError('Invalid sample rate')", "RuntimeError: Invalid sample rate", "close what else"),
     ],
 )
-def test_microphones_are_listed_and_the_default_one_is_heard_or_given_up(
+def test_every_microphone_is_heard_or_given_up(
     read: str, value: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package_before_all_others(monkeypatch, tmp_path, "sounddevice", SOUNDDEVICE.replace("READ", read))
     monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir(tmp_path))
     mic, line = microphones()
-    assert (line.name, line.ok, line.value) == ("microphone 2", None, "line, 8000 Hz, 1 channels")
+    assert line == Check("microphone 2", True, "line, 8000 Hz, 1 channels: -37 dBFS")
     assert mic.name == "microphone 1"
     assert mic.value == f"USB Mic, 48000 Hz, 2 channels, default: {value}"
     assert mic.ok is (True if "dBFS" in value else None)
     assert mic.advice.startswith(advice)
     assert bool(mic.advice) == bool(advice)
     assert sorted(set(os.listdir(tmp_path)) - {"__pycache__"}) == before
+
+
+def test_a_real_microphone_is_heard_through_portaudio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sound_server(tmp_path, monkeypatch) as server:
+        silent = [check for check in microphones() if "default:" in check.value]
+        with server.playing(tone(440, 0.1, 60.0)):
+            heard = [check for check in microphones() if "default:" in check.value]
+    assert [check.ok for check in silent + heard] == [True, True]
+    assert silent[0].advice.startswith("nearly silent")
+    level_dbfs = float(heard[0].value.rpartition(": ")[2].removesuffix(" dBFS"))
+    assert level_dbfs == pytest.approx(
+        -20, abs=3
+    )  # a sine of a tenth of full scale; a busy machine leaves gaps
+    assert heard[0].advice == ""
 
 
 def test_no_portaudio_is_no_fault_and_its_package_is_named(

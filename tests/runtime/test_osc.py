@@ -22,11 +22,13 @@ from runtime.clock import ManualClock
 from runtime.controls import MAX_IGNORE_S, Control, Controls, Desk, parse_controls
 from runtime.messages import Narration, Reading, Start
 from runtime.predictor import open_predictor
-from runtime.run import Session, describe
+from runtime.run import describe
+from runtime.session import Session
 from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.osc import PREFIX, OscSink
 from runtime.sinks.outbox import Outbox
 from runtime.sources import Arrived, Feed, FileSource, Replay
+from runtime.stop import Stop
 from runtime.timeline import read_timeline
 from tests.media import tone, write_wav, write_work
 from vaemotion.cli import main
@@ -135,7 +137,7 @@ def run_with_controls(
     bundle: Path, file: Path, peer: Peer, timeline: Path, script: Script = (), narrate_every_s: float = 0.0
 ) -> list[Bundle]:
     """A run at full pace; gives what the peer received."""
-    source, clock, stop = FileSource(file), ManualClock(), threading.Event()
+    source, clock, stop = FileSource(file), ManualClock(), Stop()
     with (
         open_predictor(bundle, threads=1) as predictor,
         contextlib.closing(Controls(LOOPBACK, 0)) as controls,
@@ -145,9 +147,10 @@ def run_with_controls(
             Outbox("osc:peer", OscSink(LOOPBACK, peer.port), "wait", stop),
             Outbox("jsonl", JsonLines(str(timeline)), "wait", stop),
         ]
-        Session(
-            predictor, source, feed, clock, boxes, stop, narrate_every_s, "max", Desk(controls)
-        ).run(describe(bundle, file, "max", predictor))  # fmt: skip
+        session = Session(
+            predictor, feed, clock, boxes, stop, "max", narrate_every_s, source.has_frames, source.has_sound, Desk(controls)
+        )  # fmt: skip
+        session.run(describe(bundle, file.name, "max", predictor))
     return peer.until_the_end()
 
 
@@ -187,6 +190,11 @@ def test_a_reading_is_one_bundle_with_every_value_and_its_type(peer: Peer) -> No
         f"{PREFIX}/age/visual_s": pytest.approx(0.05),
         f"{PREFIX}/age/audio_s": -1.0,
         f"{PREFIX}/latency_ms": 12.5,
+        f"{PREFIX}/confidence": -1.0,
+        f"{PREFIX}/interval/valence": -1.0,
+        f"{PREFIX}/interval/arousal": -1.0,
+        f"{PREFIX}/label": b"",
+        f"{PREFIX}/state": b"",
     }
 
 
@@ -217,14 +225,12 @@ def test_a_run_sends_what_the_document_says_and_the_document_says_what_a_run_sen
 
 def test_the_heart_beats_while_nothing_is_perceived(small_bundle: Path, tmp_path: Path, peer: Peer) -> None:
     clip = write_work(tmp_path / "clip.mkv", 0.5, sound=False)
-    clock, stop = ManualClock(), threading.Event()
+    clock, stop = ManualClock(), Stop()
     with open_predictor(small_bundle, threads=1) as predictor:
         box = Outbox("osc:peer", OscSink(LOOPBACK, peer.port), "wait", stop)
-        session = Session(
-            predictor, FileSource(clip), Nothing(clock, 3.5), clock, [box], stop, 0.0, "max"
-        )  # fmt: skip
+        session = Session(predictor, Nothing(clock, 3.5), clock, [box], stop, "max", 0.0, has_sound=False)
         with pytest.raises(UserError, match="neither pictures nor sound"):
-            session.run(describe(small_bundle, clip, "max", predictor))
+            session.run(describe(small_bundle, clip.name, "max", predictor))
     bundles = peer.until_the_end()
     assert [b[f"{PREFIX}/heartbeat"] for b in bundles if f"{PREFIX}/heartbeat" in b] == [0, 1, 2, 3]
     assert times(bundles) == []

@@ -163,7 +163,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
     [
         (["--out", "jsonl:{tmp}/none/timeline"], "cannot write the timeline"),
         (["--out", "jsonl:{tmp}/notes.txt"], "exists and is not a timeline"),
-        (["--out", "udp:1.2.3.4"], "--out takes console, jsonl:FILE"),
+        (["--out", "udp:1.2.3.4"], "--out must be a list of"),
         (["--pace", "slow"], "--pace must be one of real, max"),
         (["--narrate-every", "-1"], "--narrate-every must be"),
     ],

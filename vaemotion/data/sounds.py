@@ -102,10 +102,10 @@ def _mix(work: Work) -> _Mix:
         sound=sound,
         level=level,
         bed=bed,
-        bed_level=level * 10 ** (rng.uniform(-28, -8) / 20),
+        bed_level=level * 10 ** (rng.uniform(-30, -14) / 20),
         pads=(_pad(voice, 1.0), _pad(voice, 2.0)),
         climb=voice.mode,
-        pad_level=level * 10 ** (rng.uniform(-9, -3) / 20),
+        pad_level=level * 10 ** (rng.uniform(0, 4) / 20),
         rough_depth=0.92 * voice.rough,
         rough_hz=rng.uniform(30, 45),
         drive=1.0 + 2.5 * voice.rough**2,
@@ -132,8 +132,8 @@ def _pad(voice: Voice, octave: float) -> np.ndarray:
     """
     root = 220.0 * octave * voice.pitch
     tones = [(1.0, 1.0), (voice.third, 1.0), (1.5, 0.6)]
-    if voice.rough > 0.3:
-        tones += [(ratio * 1.06, amplitude * 0.9 * voice.rough) for ratio, amplitude in tones]
+    if voice.rough > 0.05:
+        tones += [(ratio * 1.06, amplitude * 1.1 * voice.rough) for ratio, amplitude in tones]
     partials = np.arange(1, 6)
     fall = partials ** -(1.6 - 0.8 * voice.mode)
     hertz = np.concatenate([root * ratio * partials for ratio, _ in tones])

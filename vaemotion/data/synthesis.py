@@ -48,15 +48,15 @@ def make_voice(work: Work) -> Voice:
     centre, width, height = (
         rng.uniform(-3.5, 3, (6, 1)),
         rng.uniform(0.2, 0.9, (6, 1)),
-        rng.uniform(-14, 14, (6, 1)),
+        rng.uniform(-9, 9, (6, 1)),
     )
-    decibel = rng.uniform(-5, 5) * octave + (height * np.exp(-0.5 * ((octave - centre) / width) ** 2)).sum(
+    decibel = rng.uniform(-3, 3) * octave + (height * np.exp(-0.5 * ((octave - centre) / width) ** 2)).sum(
         axis=0
     )
     count = int(rng.integers(0, 4))
     delays, gains = rng.uniform(0.02, 0.16, 3), rng.uniform(0.1, 0.4, 3)
     return Voice(
-        pitch=2.0 ** (0.55 * factors.register + rng.uniform(-0.12, 0.12)),
+        pitch=2.0 ** (0.8 * factors.register + rng.uniform(-0.1, 0.1)),
         third=2.0 ** ((3.5 + 0.5 * factors.mode) / 12),
         mode=factors.mode,
         rough=(factors.roughness + 1) / 2,

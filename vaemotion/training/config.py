@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vaemotion.contract.audio import LogMelConfig
-from vaemotion.contract.errors import UsageError
 from vaemotion.contract.image import ImageConfig
+from vaemotion.contract.settings import read_settings
 from vaemotion.contract.windows import WindowConfig
-
-_Config = TypeVar("_Config")
 
 
 @dataclass(frozen=True)
@@ -158,63 +154,5 @@ class TrainingConfig:
 
 
 def read_training_config(file: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """TOML file plus overrides such as ``base.optimisation.steps=100``. Raises UsageError that names the nearest key."""
-    try:
-        values = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read the configuration {file}: {error}") from error
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise UsageError(f"--set takes key=value, got {override!r}")
-        _set(values, key.strip().split("."), _parse(text.strip()))
-    return _apply(TrainingConfig(), values, "")
-
-
-def _parse(text: str) -> Any:
-    """A TOML value; anything else is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
-    for part in path[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"--set {'.'.join(path)}: {part} is a value, not a section")
-    values[path[-1]] = value
-
-
-def _apply(config: _Config, values: Mapping[str, Any], where: str) -> _Config:
-    """``config`` with ``values`` laid over it, of the same types."""
-    known = {f.name for f in fields(config)}  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {where}{near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
-            raise UsageError(f"the configuration has no key {where}{key}{hint}")
-        changes[key] = _converted(getattr(config, key), value, f"{where}{key}")
-    try:
-        return replace(config, **changes)  # type: ignore[type-var]
-    except ValueError as error:
-        raise UsageError(
-            f"the configuration's section [{where.rstrip('.')}] is not possible: {error}"
-        ) from error
-
-
-def _converted(current: Any, value: Any, where: str) -> Any:
-    if is_dataclass(current):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where} is a section, got {value!r}")
-        return _apply(current, value, f"{where}.")
-    if isinstance(current, tuple) and isinstance(value, list):
-        kind = current[0] if current else ""  # an empty default: texts
-        return tuple(_converted(kind, element, where) for element in value)
-    if isinstance(current, float) and type(value) is int:
-        return float(value)
-    if type(current) is not type(value):
-        raise UsageError(f"{where} must be {type(current).__name__}, got {value!r}")
-    return value
+    """TOML file plus overrides such as ``base.optimisation.steps=100``. Raises UsageError that names every problem."""
+    return read_settings(file, TrainingConfig(), overrides)

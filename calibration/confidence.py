@@ -1,0 +1,207 @@
+"""Confidence that can be believed: fits ``vaemotion.contract.confidence.Confidence`` and judges it on other works.
+
+In: what a predictor says about labelled works on each path, and their labels. Out: the record for the bundle. Half the works, drawn by the seed, fit;
+the other half, none of which fitted anything, judges before and after.
+
+- Emotions: one temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML) that minimises KL(label ‖ emotions).
+- Valence and arousal: split-conformal intervals (Vovk et al. 2005, "Algorithmic Learning in a Random World"), |y - ŷ| normalised by the predicted spread
+  (Lei et al. 2018, JASA 113:1094, section 5.2). They hold for works exchangeable with those that fitted, whatever the model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
+
+from calibration.samples import procedural_window_clip
+from runtime.predictor import Predictor, Tokens
+from vaemotion.contract.confidence import Confidence, PathConfidence, Quality, tempered
+from vaemotion.contract.errors import UserError
+from vaemotion.contract.front_end import window_at
+from vaemotion.contract.prediction import Affect
+from vaemotion.data.procedural_art import Work, sample_work, work_seed
+
+Array = npt.NDArray[np.float64]
+
+ALPHA = 0.1  # an interval misses one label in ten
+GAUSSIAN_QUANTILE = (
+    1.6448536  # of a standard normal's absolute value, at 1 - ALPHA: the interval before calibration
+)
+ECE_BINS = 15
+LEAST_WORKS = 20  # half of them fit, and a quantile of 0.9 needs 9
+MOST_S = 60.0  # that an export spends on this
+_TEMPERATURES = (0.05, 20.0)
+_SEED = 41
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a work expresses: valence and arousal in [-1, 1], and a distribution over the emotions (k,): its raters' shares."""
+
+    valence: float
+    arousal: float
+    emotions: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, work: Work) -> Label:
+        return cls(work.valence, work.arousal, np.array(work.emotion_distribution))
+
+
+# --- from predictions -------------------------------------------------------------------------------------------------
+
+
+def calibrate(
+    predictions: Mapping[str, Sequence[Affect]], labels: Sequence[Label], seed: int = 0
+) -> Confidence:
+    """``predictions``: by path, one for each label. Raises ValueError for fewer than ``LEAST_WORKS`` or a different number of them."""
+    if len(labels) < LEAST_WORKS or any(len(affects) != len(labels) for affects in predictions.values()):
+        counts = ", ".join(f"{len(affects)} on {path}" for path, affects in predictions.items())
+        raise ValueError(
+            f"calibration needs {LEAST_WORKS} labels and as many predictions, got {len(labels)} and {counts}"
+        )
+    order = np.random.default_rng([seed, _SEED]).permutation(len(labels))
+    fitting, judging = order[: (len(order) + 1) // 2], order[(len(order) + 1) // 2 :]
+    truth = _Columns.of(labels)
+    paths = {
+        path: _calibrate_path(_Columns.of(affects), truth, fitting, judging)
+        for path, affects in predictions.items()
+    }
+    return Confidence(paths, 1 - ALPHA, len(fitting), len(judging), seed)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """``values`` (n, 2), valence and arousal, with ``spreads`` (n, 2) (of labels: 0), and ``emotions`` (n, k)."""
+
+    values: Array
+    spreads: Array
+    emotions: Array
+
+    @classmethod
+    def of(cls, rows: Sequence[Affect] | Sequence[Label]) -> _Columns:
+        spreads = [(r.valence_sd, r.arousal_sd) if isinstance(r, Affect) else (0.0, 0.0) for r in rows]
+        values, emotions = [(r.valence, r.arousal) for r in rows], [r.emotions for r in rows]
+        return cls(np.array(values), np.array(spreads), np.array(emotions, np.float64))
+
+    def at(self, rows: npt.NDArray[np.intp]) -> _Columns:
+        return _Columns(self.values[rows], self.spreads[rows], self.emotions[rows])
+
+
+def _calibrate_path(
+    said: _Columns, truth: _Columns, fitting: npt.NDArray[np.intp], judging: npt.NDArray[np.intp]
+) -> PathConfidence:
+    fit, fit_truth = said.at(fitting), truth.at(fitting)
+    temperature = round(fit_temperature(fit.emotions, fit_truth.emotions), 6)
+    scores = np.abs(fit_truth.values - fit.values) / fit.spreads  # (n, 2)
+    quantiles = np.array([round(conformal_quantile(scores[:, column], ALPHA), 6) for column in (0, 1)])
+    judged, judged_truth = said.at(judging), truth.at(judging)
+    return PathConfidence(
+        temperature,
+        float(quantiles[0]),
+        float(quantiles[1]),
+        _quality(judged, judged_truth, 1.0, np.full(2, GAUSSIAN_QUANTILE)),
+        _quality(judged, judged_truth, temperature, quantiles),
+    )
+
+
+def _quality(said: _Columns, truth: _Columns, temperature: float, quantiles: Array) -> Quality:
+    covered = (np.abs(truth.values - said.values) <= quantiles * said.spreads).mean(axis=0)  # (2,)
+    ece = expected_calibration_error(tempered(said.emotions, temperature), truth.emotions)
+    return Quality(round(ece, 6), round(float(covered[0]), 6), round(float(covered[1]), 6))
+
+
+def fit_temperature(emotions: Array, truth: Array) -> float:
+    """The temperature at which KL(truth ‖ emotions) is least, both (n, k), by golden-section search in its logarithm: the divergence is convex
+    in 1 / temperature, so that there is one minimum."""
+
+    def cross_entropy(log_temperature: float) -> float:
+        shares = tempered(emotions, math.exp(log_temperature))
+        return -float((truth * np.log(np.maximum(shares, 1e-300))).sum(axis=1).mean())
+
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = (math.log(temperature) for temperature in _TEMPERATURES)
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = cross_entropy(left), cross_entropy(right)
+    while high - low > 1e-5:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = cross_entropy(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = cross_entropy(right)
+    return math.exp((low + high) / 2)
+
+
+def conformal_quantile(scores: Array, alpha: float) -> float:
+    """The ⌈(n + 1)(1 - alpha)⌉-th smallest of (n,) scores: a new one of the same kind is at most that with probability 1 - alpha or more.
+    Raises ValueError where n is too small for any such number."""
+    rank = math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9)
+    if not 1 <= rank <= len(scores):
+        raise ValueError(f"{len(scores)} scores are too few for a quantile of {1 - alpha:g}")
+    return float(np.sort(scores)[rank - 1])
+
+
+def expected_calibration_error(emotions: Array, truth: Array, bins: int = ECE_BINS) -> float:
+    """Σ over equal bins of confidence of share · |mean confidence - mean accuracy| (Guo et al. 2017, eq. 3), in [0, 1]. Both (n, k). Accuracy is the
+    strongest emotion's share among the raters; with one rater per work it is the usual one."""
+    strongest = emotions.argmax(axis=1)
+    rows = np.arange(len(emotions))
+    confidence, accuracy = emotions[rows, strongest], truth[rows, strongest]
+    gaps = np.bincount(np.minimum((confidence * bins).astype(int), bins - 1), confidence - accuracy, bins)
+    return float(np.abs(gaps).sum() / len(emotions))
+
+
+# --- from a predictor -------------------------------------------------------------------------------------------------
+
+
+def fit_confidence(
+    predictor: Predictor[Any], count: int = 200, seed: int = 0, most_s: float = MOST_S
+) -> Confidence:
+    """Calibrate a predictor on windows of up to ``count`` works of the split "validation", as many as ``most_s`` seconds allow.
+
+    Raises UserError when that are fewer than ``LEAST_WORKS``."""
+    said: list[dict[str, Affect]] = [read_paths(predictor, _validation_work(0), seed)]  # engines warm up here
+    began_s = time.monotonic()
+    said.append(read_paths(predictor, _validation_work(1), seed))
+    count = affordable(count, time.monotonic() - began_s, most_s)
+    rest = range(2, count)
+    for index in track(rest, "confidence", console=Console(stderr=True), transient=True):
+        said.append(read_paths(predictor, _validation_work(index), seed))
+    labels = [Label.of(_validation_work(index)) for index in range(count)]
+    return calibrate({path: [by_path[path] for by_path in said] for path in said[0]}, labels, seed)
+
+
+def affordable(count: int, work_s: float, most_s: float) -> int:
+    """How many works of ``work_s`` seconds each fit into ``most_s``, at most ``count``. Raises UserError below ``LEAST_WORKS``."""
+    affordable_count = min(count, int(most_s / work_s)) if work_s > 0 else count
+    if affordable_count < LEAST_WORKS:
+        raise UserError(
+            f"confidence is not calibrated: a work takes {work_s:.1f} s on this machine, and {LEAST_WORKS} works are the least; export on a "
+            "faster one if readings shall carry it"
+        )
+    return affordable_count
+
+
+def read_paths(predictor: Predictor[Any], work: Work, seed: int) -> dict[str, Affect]:
+    """What one window of a work expresses on each path; every picture and sound is encoded once."""
+    front_end = predictor.constants.front_end
+    clip = procedural_window_clip(work, front_end, seed)
+    tokens = predictor.encode(window_at(clip, clip.duration_s, "audio-visual", front_end))
+    sound = replace(tokens, visual=tokens.visual[:0], frame_ages_s=tokens.frame_ages_s[:0])
+    sight = replace(tokens, audio=tokens.audio[:0])
+    by_path: dict[str, Tokens] = {"audio": sound, "visual": sight, "audio-visual": tokens}
+    return {path: predictor.adapt(tokens)[0] for path, tokens in by_path.items()}
+
+
+def _validation_work(index: int) -> Work:
+    return sample_work(work_seed("validation", index))

@@ -1,0 +1,117 @@
+"""``--keep-media``: what the camera saw and the microphone heard, written down. Faces and voices are in it, so only an operator's option makes it.
+
+In: what arrived at each moment. Out: ``pictures.mkv`` (Motion JPEG) and ``sound.mkv`` (16 bits at 16 kHz), stamped with the run's clock, each begun
+with its first evidence; a kill leaves what was written until then. A thread of its own writes; what it cannot keep up with is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from runtime.mailbox import Closed, Ring
+from runtime.messages import Frame, Sound
+from runtime.sources import Arrived
+from vaemotion.contract.audio import SAMPLE_RATE_HZ
+from vaemotion.contract.errors import UsageError, UserError
+
+_MAILBOX = 64  # pictures and blocks of sound that wait to be written
+_TICKS_HZ = 1000  # Matroska's milliseconds
+_FLUSH = {"flush_packets": "1"}
+
+
+class MediaKeeper:
+    """``failure``: why nothing is kept any more, such as a full disk; the run goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UsageError when the folder has anything in it, because media cannot be made again, and UserError when it cannot be made."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if any(folder.iterdir()):
+                raise UsageError(f"--keep-media: {folder} is not empty; give a new folder")
+        except OSError as error:
+            raise UserError(f"--keep-media: cannot write to {folder}: {error.strerror}") from error
+        self.failure: str | None = None
+        self._folder = folder
+        self._ring: Ring[Frame | Sound] = Ring(_MAILBOX, "drop-oldest")
+        self._files: dict[str, tuple[Any, Any]] = {}  # name → container, stream
+        self._thread = threading.Thread(target=self._work, name="keep media", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        return self._ring.dropped
+
+    def take(self, arrived: Arrived) -> None:
+        """Never waits."""
+        with contextlib.suppress(Closed):  # it failed; ``failure`` says why
+            for event in (*((arrived.frame,) if arrived.frame else ()), *arrived.sound):
+                self._ring.put(event)
+
+    def close(self) -> None:
+        self._ring.close()
+        self._thread.join(timeout=5.0)
+
+    def _work(self) -> None:
+        try:
+            while True:
+                event = self._ring.take(timeout_s=0.5)
+                if isinstance(event, Frame):
+                    self._write_picture(event)
+                elif event is not None:
+                    self._write_sound(event)
+        except Closed:
+            pass
+        except (OSError, FFmpegError) as error:
+            self.failure = f"media are not kept any more: {error.strerror or error}"
+            self._ring.close()
+        finally:
+            for container, stream in self._files.values():
+                with contextlib.suppress(OSError, FFmpegError):
+                    container.mux(stream.encode(None))
+                    container.close()
+
+    def _write_picture(self, frame: Frame) -> None:
+        picture = np.ascontiguousarray(frame.picture())  # (H, W, 3) uint8 RGB
+        video = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        if "pictures" not in self._files:
+            container = self._open("pictures")
+            stream = container.add_stream("mjpeg", rate=_TICKS_HZ, options={"q:v": "3"})
+            stream.height, stream.width = picture.shape[:2]
+            stream.pix_fmt = "yuvj420p"
+            stream.codec_context.time_base = Fraction(1, _TICKS_HZ)
+            self._files["pictures"] = container, stream
+        container, stream = self._files["pictures"]
+        video.pts, video.time_base = round(frame.time_s * _TICKS_HZ), Fraction(1, _TICKS_HZ)
+        container.mux(stream.encode(video.reformat(stream.width, stream.height, "yuvj420p")))
+
+    def _write_sound(self, sound: Sound) -> None:
+        if "sound" not in self._files:
+            container = self._open("sound")
+            self._files["sound"] = (
+                container,
+                container.add_stream("pcm_s16le", rate=SAMPLE_RATE_HZ, layout="mono"),
+            )
+        container, stream = self._files["sound"]
+        integers = np.round(np.clip(sound.samples, -1, 1) * 32767).astype(np.int16)
+        audio = av.AudioFrame.from_ndarray(integers[None], format="s16", layout="mono")
+        began_s = sound.time_s - len(integers) / SAMPLE_RATE_HZ
+        audio.sample_rate, audio.pts, audio.time_base = (
+            SAMPLE_RATE_HZ,
+            round(began_s * SAMPLE_RATE_HZ),
+            Fraction(1, SAMPLE_RATE_HZ),
+        )
+        container.mux(stream.encode(audio))
+
+    def _open(self, name: str) -> Any:
+        path = self._folder / f"{name}.mkv"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        return av.open(str(path), "w", format="matroska", options=_FLUSH)

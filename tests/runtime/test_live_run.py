@@ -1,0 +1,258 @@
+"""``vaemotion run`` on live devices, in a process of its own: nothing attached at the start, everything taken away and brought back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live_peers import free_port, mjpeg_server, sound_server, tone, until
+
+Record = dict[str, Any]
+GRACE_S = 1.0  # after a device is gone: within this long the readings must have noticed
+
+
+class Live:
+    """A running installation, its timeline, and what it has open."""
+
+    def __init__(self, bundle: Path, folder: Path, camera: str, *words: str) -> None:
+        self.folder, self.timeline = folder, folder / "timeline.jsonl"
+        self.config = folder / "live.toml"
+        self.config.write_text(
+            f'[camera]\ndevice = "{camera}"\n[microphone]\ndevice = "default"\n[narrator]\nevery_s = 1.0\n'
+        )
+        words = ("run", str(bundle), "--config", str(self.config), "--threads", "1", *words)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vaemotion.cli", *words, "--out", f"jsonl:{self.timeline}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)},
+        )  # fmt: skip
+        self._taken = 0
+        self.records: list[Record] = []
+
+    def read(self) -> list[Record]:
+        """Every record so far."""
+        if self.timeline.exists():
+            lines = self.timeline.read_bytes().split(b"\n")[:-1]
+            self.records += [json.loads(line) for line in lines[len(self.records) :]]
+        return self.records
+
+    def newest(self, kind: str) -> Record | None:
+        return next((record for record in reversed(self.read()) if record["type"] == kind), None)
+
+    def wait_for(self, what: str, holds: Callable[[], bool]) -> None:
+        until(lambda: self.process.poll() is not None or holds(), what)
+        assert self.process.poll() is None, self.process.communicate()[1]
+
+    def wait_for_path(self, path: str) -> None:
+        self.wait_for(path, lambda: (self.newest("reading") or {}).get("path") == path)
+
+    def wait_for_devices(self, **states: str) -> None:
+        def hold() -> bool:
+            status = self.newest("status") or {}
+            return all(status.get(name, {}).get("state") == state for name, state in states.items())
+
+        self.wait_for(f"{states}", hold)
+
+    def written_files(self) -> set[str]:
+        """Regular files that the process has open for writing, and those that came to lie in its folders."""
+        found: set[str] = set()
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            try:
+                is_file, flags = (
+                    stat.S_ISREG(link.stat().st_mode),
+                    (link.parents[1] / "fdinfo" / link.name).read_text(),
+                )
+            except OSError:
+                continue
+            if is_file and int(flags.split("flags:")[1].split()[0], 8) & (os.O_WRONLY | os.O_RDWR):
+                found.add(os.path.realpath(link))
+        return found
+
+    def end(self) -> Record:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=30)
+        assert self.process.returncode == 128 + signal.SIGTERM
+        end = self.read()[-1]
+        assert (end["type"], end["reason"]) == ("end", "interrupted")
+        return end
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def lives() -> Iterator[list[Live]]:
+    started: list[Live] = []
+    yield started
+    for live in started:
+        live.kill()
+
+
+def test_devices_come_go_freeze_and_come_back(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: list[Live]
+) -> None:
+    port = free_port()
+    with sound_server(tmp_path, monkeypatch, running=False) as room:
+        live = Live(small_bundle, tmp_path, f"http://127.0.0.1:{port}/camera")
+        lives.append(live)
+        live.wait_for_devices(camera="absent", microphone="absent")
+        assert live.newest("reading") is None
+
+        with mjpeg_server(port) as camera:
+            live.wait_for_path("visual")
+            room.start()
+            live.wait_for_path("audio-visual")
+            room.kill()
+            live.wait_for_path("visual")
+            room.start()
+            live.wait_for_path("audio-visual")
+            for mode in ("same", "silent"):
+                camera.mode = mode
+                live.wait_for_path("audio")
+                camera.mode = "moves"
+                live.wait_for_path("audio-visual")
+        live.wait_for_path("audio")
+        with mjpeg_server(port):
+            live.wait_for_path("audio-visual")
+            live.end()
+    assert_nothing_stale_was_published(live.records)
+
+
+def assert_nothing_stale_was_published(records: list[Record]) -> None:
+    """A reading names only what was live, and young: while a device is told to be gone no reading rests on it."""
+    gone: dict[str, float] = {}
+    readings = 0
+    for record in records:
+        if record["type"] == "notice":
+            role, _, state = record["text"].partition(":")[0].partition(" ")
+            if role in ("camera", "microphone"):
+                gone.pop(role, None)
+                if state in ("frozen", "lost"):
+                    gone[role] = record["time_s"]
+        if record["type"] == "reading":
+            readings += 1
+            ages_s = {"camera": record["visual_age_s"], "microphone": record["audio_age_s"]}
+            for role, age_s in ages_s.items():
+                assert age_s is None or 0 <= age_s <= GRACE_S, record
+                assert age_s is None or role not in gone, (role, record)
+            rests_on = {
+                "audio": {"microphone"},
+                "visual": {"camera"},
+                "audio-visual": {"camera", "microphone"},
+            }
+            assert {role for role, age_s in ages_s.items() if age_s is not None} == rests_on[record["path"]]
+    assert readings > 20
+
+
+def test_what_a_show_asks_for_what_it_is_told_and_what_is_written(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: list[Live]
+) -> None:
+    port = free_port()
+    room_folder = tmp_path / "room"
+    room_folder.mkdir()
+    with sound_server(room_folder, monkeypatch) as room, mjpeg_server(port), room.playing(tone(440, 0.3, 60)):
+        live = Live(small_bundle, tmp_path, f"http://127.0.0.1:{port}/camera")
+        lives.append(live)
+        live.wait_for_path("audio-visual")
+        live.wait_for("engaged", lambda: (live.newest("reading") or {})["state"] == "engaged")
+        live.wait_for("a narration", lambda: live.newest("narration") is not None)
+        status = live.newest("status")
+        assert status is not None
+        assert status["camera"]["state"] == status["microphone"]["state"] == "live"
+        assert abs(status["skew_ms"]) < 1000
+        assert status["latency_p99_ms"] is not None
+        assert live.written_files() == {str(live.timeline)}
+
+        live.config.write_text("[show]\nsmoothing = 1.0\n")
+        live.process.send_signal(signal.SIGHUP)
+        live.wait_for("a refusal", lambda: "not applied" in (live.newest("notice") or {"text": ""})["text"])
+        assert "smoothing_s" in live.newest("notice")["text"]  # type: ignore[index] - the nearest key
+        live.config.write_text('[show]\nopening_hours = ["00:00-00:01"]\nempty_after_s = 60.0\n')
+        live.process.send_signal(signal.SIGHUP)
+        live.wait_for(
+            "closed",
+            lambda: (live.newest("status") or {})["state"] == "muted" or time.localtime()[3:5] == (0, 0),
+        )
+        live.end()
+    made = {path.name for path in tmp_path.rglob("*") if path.is_file() and room_folder not in path.parents}
+    assert made == {"live.toml", "timeline.jsonl"}
+
+
+def test_faces_and_voices_are_written_only_when_asked_for(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: list[Live]
+) -> None:
+    port, room_folder = free_port(), tmp_path / "room"
+    room_folder.mkdir()
+    with sound_server(room_folder, monkeypatch), mjpeg_server(port):
+        live = Live(
+            small_bundle, tmp_path, f"http://127.0.0.1:{port}/camera", "--keep-media", str(tmp_path / "kept")
+        )
+        lives.append(live)
+        live.wait_for_path("audio-visual")
+        kept = {str(tmp_path / "kept" / name) for name in ("pictures.mkv", "sound.mkv")}
+        live.wait_for("files", lambda: live.written_files() == {str(live.timeline), *kept})
+        live.end()
+
+
+def test_a_recording_of_features_gives_the_readings_again(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.timeline import read_timeline
+    from tests.media import write_work
+    from vaemotion.cli import main
+
+    clip, features = write_work(tmp_path / "clip.mkv", 2.0), tmp_path / "features"
+    first, again = tmp_path / "first.jsonl", tmp_path / "again.jsonl"
+    words = ["record", str(small_bundle), str(clip), "--pace", "max", "--to", str(features)]
+    assert main([*words, "--out", f"jsonl:{first}"]) == 0
+    assert main(["run", str(small_bundle), "--replay", str(features), "--out", f"jsonl:{again}"]) == 0
+    assert read_timeline(first).readings == read_timeline(again).readings
+    assert main(["run", str(small_bundle), "--replay", str(clip), "--out", f"jsonl:{again}"]) == 1
+
+
+def test_a_service_is_told_of_progress(
+    small_bundle: Path, tmp_path: Path, lives: list[Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(manager))
+        receiver.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(manager))
+        monkeypatch.setenv("WATCHDOG_USEC", "500000")
+        monkeypatch.setenv("PULSE_SERVER", f"unix:{tmp_path}/nobody")
+        live = Live(small_bundle, tmp_path, f"http://127.0.0.1:{free_port()}/camera")
+        lives.append(live)
+        told = [receiver.recv(4096).decode() for _ in range(4)]
+        live.end()
+        while not told[-1].startswith("STOPPING=1"):
+            told.append(receiver.recv(4096).decode())
+    assert told[0].startswith("READY=1")
+    assert told.count("WATCHDOG=1") >= 3  # without any device: to wait for one is no hang
+
+
+def test_what_makes_no_sense_is_said(
+    small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vaemotion.cli import main
+
+    config = tmp_path / "live.toml"
+    config.write_text('[camera]\ndevise = "0"\n')
+    for words, exit_code, told in [
+        (["--pace", "max"], 2, "--pace max is for files"),
+        (["--config", str(config)], 2, "device"),
+        (["--config", str(tmp_path / "none.toml")], 2, "none.toml"),
+        (["--set", "camera.device=0"], 2, "--config"),
+    ]:
+        assert main(["run", str(small_bundle), *words]) == exit_code, words
+        assert told in capsys.readouterr().err

@@ -1,0 +1,864 @@
+"""The web page over real sockets and in a real browser: what docs/web.md promises."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import re
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
+from websockets.sync.client import ClientConnection, connect
+
+from runtime.messages import DeviceStatus, End, Message, Narration, Notice, Reading, Start, Status, record
+from runtime.sinks.console import words
+from runtime.sinks.outbox import Outbox
+from runtime.sinks.web import MAX_CONNECTIONS, MAX_PAGES, WINDOW, WebSink, parse_web
+from runtime.sinks.web_server import FILES, SECURITY_HEADERS
+from vaemotion.contract.emotions import EMOTIONS, emotion_distribution
+from vaemotion.contract.errors import UsageError, UserError
+
+ROOT = Path(__file__).parents[2]
+LOOPBACK = "127.0.0.1"
+TOKEN = "0123456789abcdef"
+SECRET = "only-for-those-with-the-token"
+PATIENCE_S = 60
+START = Start("tiny", "0" * 64, SECRET, "real", ("CPU",), {}, "1")
+END = End(9.0, "source ended", "2026-01-01T00:00:00+00:00", 9.0, 90, 1, {})
+
+
+def reading(time_s: float, valence: float = 0.5, arousal: float = -0.25) -> Reading:
+    shares = dict(zip(EMOTIONS, emotion_distribution(valence, arousal).tolist(), strict=True))
+    return Reading(time_s, valence, arousal, 0.1, 0.2, shares, "audio-visual", 0.05, 0.1, 41.5)
+
+
+def status(time_s: float) -> Status:
+    camera, microphone = DeviceStatus("frozen", 4.2, 3), DeviceStatus("live", 0.1)
+    return Status(
+        time_s, "engaged", int(time_s), 3600.0, 1.0, 90, False, 0.0, 0, 0, 12, 3, camera, microphone,
+        skew_ms=-12.0, latency_p99_ms=68.0, clock_synchronised=False, narrator="slowed",
+    )  # fmt: skip
+
+
+def jpeg(brightness: int) -> bytes:
+    encoded, picture = cv2.imencode(".jpg", np.full((24, 32, 3), brightness, np.uint8))
+    assert encoded
+    return picture.tobytes()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def serving(**options) -> Iterator[WebSink]:
+    with contextlib.closing(WebSink(LOOPBACK, 0, **options)) as sink:
+        yield sink
+
+
+@contextlib.contextmanager
+def page(
+    sink: WebSink, query: str = "", *, host: str = "", origin: str | None = "same"
+) -> Iterator[ClientConnection]:
+    """A WebSocket as the page opens it."""
+    host = host or f"{LOOPBACK}:{sink.port}"
+    origin = f"http://{host}" if origin == "same" else origin
+    with (
+        socket.create_connection((LOOPBACK, sink.port), timeout=PATIENCE_S) as raw,
+        connect(
+            f"ws://{host}/socket{query}", sock=raw, origin=origin, compression=None, proxy=None,
+            ping_interval=None, open_timeout=PATIENCE_S, close_timeout=1,
+        ) as connection,
+    ):  # fmt: skip
+        yield connection
+
+
+def handshake(port: int, query: str = "") -> bytes:
+    """A WebSocket's opening handshake as it is sent."""
+    here = f"{LOOPBACK}:{port}"
+    return (
+        f"GET /socket{query} HTTP/1.1\r\nHost: {here}\r\nOrigin: http://{here}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+
+
+def take(connection: ClientConnection) -> dict:
+    return json.loads(connection.recv(timeout=PATIENCE_S))
+
+
+def ask(port: int, *lines: str) -> bytes:
+    """An HTTP request's whole answer."""
+    with socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S) as client:
+        client.sendall("\r\n".join((*lines, "", "")).encode())
+        return b"".join(iter(lambda: client.recv(65_536), b""))
+
+
+def answer(sink: WebSink, path: str, host: str = "", method: str = "GET") -> bytes:
+    return ask(sink.port, f"{method} {path} HTTP/1.1", f"Host: {host or f'{LOOPBACK}:{sink.port}'}")
+
+
+# --- over sockets -----------------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_page_is_served_whole_with_the_security_headers() -> None:
+    with serving() as sink:
+        for path, (name, kind) in FILES.items():
+            head, _, body = answer(sink, path).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert body == (ROOT / "runtime/sinks/page" / name).read_bytes()
+            assert f"Content-Type: {kind}; charset=utf-8" in head.decode()
+            for header, value in SECURITY_HEADERS.items():
+                assert f"{header}: {value}" in head.decode()
+            assert b"Server:" not in head
+
+
+def test_the_page_asks_nobody_else_and_runs_no_inline_script() -> None:
+    folder = ROOT / "runtime/sinks/page"
+    assert {file.name for file in folder.iterdir()} == {name for name, _ in FILES.values()}
+    for file in folder.iterdir():
+        assert "//" not in file.read_text().replace("// ", ""), file.name  # comments, but no address
+    html = (folder / "index.html").read_text()
+    assert not re.search(r"\s(on\w+|style)=", html)
+    assert html.count("<script") == html.count("<script src=") == 2
+
+
+def test_the_wheel_holds_the_page() -> None:
+    included = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {f"runtime/sinks/page/{name}" for name, _ in FILES.values()} <= included
+
+
+def test_a_page_that_opens_later_gets_the_newest_of_each_first_and_then_what_comes() -> None:
+    said = [
+        START,
+        reading(0.1),
+        Narration(0.4, 0.1, "rain", True),
+        status(1.0),
+        Notice(1.0, "x"),
+        reading(1.1),
+    ]
+    with serving() as sink, page(sink) as early:
+        wait_until(lambda: sink.pages == 1)
+        for message in said:
+            sink.publish(message)
+            got = take(early)
+            assert 0 <= got.pop("waited_s") < PATIENCE_S
+            assert got == json.loads(json.dumps(record(message)))
+        early.send(str(len(said)))
+        with page(sink) as late:
+            got = [take(late) for _ in range(4)]
+            assert [each["type"] for each in got] == ["start", "status", "reading", "narration"]
+            assert got[2]["time_s"] == 1.1
+            sink.publish(END)
+            assert take(late)["reason"] == take(early)["reason"] == "source ended"
+
+
+def test_what_waited_says_for_how_long() -> None:
+    with serving() as sink:
+        sink.publish(reading(1.0))
+        time.sleep(0.3)
+        with page(sink) as late:
+            assert take(late)["waited_s"] >= 0.3
+
+
+def test_a_closed_sink_delivers_the_end_and_says_good_bye() -> None:
+    sink = WebSink(LOOPBACK, 0)
+    with page(sink) as connection:
+        wait_until(lambda: sink.pages == 1)
+        box = Outbox("web", sink, "drop-oldest", threading.Event())
+        box.put(START)
+        box.put(END)
+        box.close(timeout_s=PATIENCE_S)
+        assert [take(connection)["type"], take(connection)["type"]] == ["start", "end"]
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=PATIENCE_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+    assert not any(thread.name == "web page" for thread in threading.enumerate())
+    WebSink(LOOPBACK, sink.port).close()  # the port is free again
+
+
+def test_a_page_that_acknowledges_nothing_gets_no_more_and_then_the_newest() -> None:
+    with serving() as sink, page(sink) as slow, page(sink) as quick:
+        wait_until(lambda: sink.pages == 2)
+        for k in range(100):
+            sink.publish(reading(k / 10))
+            assert take(quick)["time_s"] == k / 10
+            if k == 50:
+                sink.publish(Narration(5.0, 4.0, "rain", True))
+                assert take(quick)["text"] == "rain"
+            quick.send(str(k + 1 + (k >= 50)))
+        assert [take(slow)["time_s"] for _ in range(WINDOW)] == [k / 10 for k in range(WINDOW)]
+        with pytest.raises(TimeoutError):
+            slow.recv(timeout=0.1)
+        assert sink.dropped == 100 - 2 * WINDOW
+        slow.send(str(WINDOW))
+        waited = [take(slow) for _ in range(WINDOW)]
+        slow.send(str(2 * WINDOW))
+        waited.append(take(slow))
+        assert waited[0]["text"] == "rain"
+        assert [each["time_s"] for each in waited[1:]] == [(100 - k) / 10 for k in range(WINDOW, 0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("hello", 1008),
+        ("0", 1008),
+        ("2", 1008),  # one message was sent
+        ("-1", 1008),
+        ("١", 1008),  # a digit, but no ASCII
+        ("", 1008),
+        (b"1", 1008),
+        ("1" * 17, 1009),
+        (b"\xff" * 100_000, 1009),
+    ],
+)
+def test_what_is_no_acknowledgement_ends_that_page_and_no_other(said: str | bytes, code: int) -> None:
+    with serving() as sink, page(sink) as rude, page(sink) as polite:
+        wait_until(lambda: sink.pages == 2)
+        sink.publish(START)
+        assert take(rude)["type"] == "start"
+        with contextlib.suppress(ConnectionClosed):
+            rude.send(said)
+        with pytest.raises(ConnectionClosed) as closed:
+            rude.recv(timeout=PATIENCE_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == code
+        assert take(polite)["type"] == "start"
+        polite.send("1")
+        sink.publish(reading(1.0))
+        assert take(polite)["time_s"] == 1.0
+
+
+def test_clients_that_stall_cost_nobody_else_anything() -> None:
+    with serving() as sink, contextlib.ExitStack() as stalled:
+        deaf = stalled.enter_context(socket.create_connection((LOOPBACK, sink.port)))
+        deaf.sendall(handshake(sink.port))  # opens, and never reads
+        for beginning in (
+            b"",
+            b"G",
+            b"GET / HTTP/1.1\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 4000,
+        ):
+            for _ in range(8):
+                client = stalled.enter_context(socket.create_connection((LOOPBACK, sink.port)))
+                client.sendall(beginning)
+        with page(sink) as quick:
+            wait_until(lambda: sink.pages == 2)
+            for k in range(3000):
+                sink.publish(reading(k / 10))
+            got = received = 0
+            while got < 299.9:
+                got, received = take(quick)["time_s"], received + 1
+                quick.send(str(received))
+        assert answer(sink, "/").startswith(b"HTTP/1.1 200 OK")
+        sink.publish(END)
+
+
+def test_more_pages_than_are_served_are_told_so_and_a_place_that_is_left_is_free() -> None:
+    with serving() as sink, contextlib.ExitStack() as open_pages:
+        pages = [open_pages.enter_context(page(sink)) for _ in range(MAX_PAGES)]
+        wait_until(lambda: sink.pages == MAX_PAGES)
+        with page(sink) as one_too_many:
+            with pytest.raises(ConnectionClosed) as closed:
+                one_too_many.recv(timeout=PATIENCE_S)
+            assert closed.value.rcvd is not None
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, "too many pages are open")
+        pages[0].close()
+        wait_until(lambda: sink.pages == MAX_PAGES - 1)
+        with page(sink) as next_page:
+            wait_until(lambda: sink.pages == MAX_PAGES)
+            sink.publish(START)
+            assert take(next_page)["type"] == "start"
+
+
+def test_file_descriptors_are_left_for_perception() -> None:
+    with serving() as sink:
+        idle = [
+            socket.create_connection((LOOPBACK, sink.port), PATIENCE_S) for _ in range(MAX_CONNECTIONS + 30)
+        ]
+        over, _, _ = select.select(idle, [], [], PATIENCE_S)
+        assert (
+            min(map(idle.index, over)) >= MAX_CONNECTIONS
+        )  # those that came last, before anybody's time is up
+        for client in idle:
+            client.close()
+        wait_until(lambda: _serves(sink))
+
+
+def _serves(sink: WebSink) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return answer(sink, "/").startswith(b"HTTP/1.1 200 OK")
+    return False
+
+
+def test_no_picture_leaves_unless_it_is_asked_for_and_the_projection_gets_none() -> None:
+    newest = [jpeg(200)]
+    with serving(preview=lambda: newest[0]) as sink, page(sink, "?mode=projection") as projection:
+        with page(sink) as desk:
+            assert take(desk)["type"] == "preview"
+            assert desk.recv(timeout=PATIENCE_S) == newest[0]
+        sink.publish(START)
+        assert [take(projection)["type"], take(projection)["type"]] == ["preview", "start"]
+        with pytest.raises(TimeoutError):
+            projection.recv(timeout=0.6)
+    with serving() as sink, page(sink) as desk:
+        wait_until(lambda: sink.pages == 1)
+        sink.publish(START)
+        assert take(desk)["type"] == "start"
+        with pytest.raises(TimeoutError):
+            desk.recv(timeout=0.6)
+
+
+def test_a_server_that_fails_fails_the_run() -> None:
+    def preview() -> bytes:
+        raise UserError("the camera's picture cannot be encoded")
+
+    with serving(preview=preview) as sink, page(sink), pytest.raises(UserError, match="cannot be encoded"):
+        publish_until_it_fails(sink)
+
+
+def publish_until_it_fails(sink: WebSink) -> None:
+    for _ in range(100 * PATIENCE_S):
+        sink.publish(reading(1.0))
+        time.sleep(0.01)
+
+
+# --- who may look -----------------------------------------------------------------------------------------------------
+
+
+def refused(sink: WebSink, query: str = "", *, host: str = "", origin: str | None = "same") -> Response:
+    """The answer to a WebSocket that is not opened."""
+    with pytest.raises(InvalidStatus) as refusal, page(sink, query, host=host, origin=origin):
+        pass
+    return refusal.value.response
+
+
+def test_without_the_token_there_is_nothing_but_403() -> None:
+    with serving(token=TOKEN) as sink:
+        sink.publish(START)
+        queries = ("", "?token=", f"?token={TOKEN[:-1]}", f"?token={TOKEN}0", f"?token={TOKEN.upper()}", "?token=%ff",
+                   f"?Token={TOKEN}", f"?token={TOKEN}&token={TOKEN}", f"?x={TOKEN}", "?" + "&".join("abcdefghij"))  # fmt: skip
+        for query in queries:
+            for path in (*FILES, "/socket", "/nothing"):
+                got = answer(sink, path + query)
+                assert got.startswith(b"HTTP/1.1 403 "), (path, query)
+                assert b"vaemotion" not in got
+            assert refused(sink, query).status_code == 403
+        html = answer(sink, f"/?token={TOKEN}").decode()
+        for path in list(FILES)[1:]:
+            assert f'"{path[1:]}?token={TOKEN}"' in html
+            assert answer(sink, f"{path}?token={TOKEN}").startswith(b"HTTP/1.1 200 OK")
+        with page(sink, f"?token={TOKEN}") as connection:
+            assert take(connection)["source"] == SECRET
+
+
+def test_a_token_in_base64_opens_the_page_as_it_is_typed_and_as_it_is_quoted() -> None:
+    token = "ab+/cd+/ef+/gh+/ij=="
+    with serving(token=token) as sink:
+        for query in (token, token.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")):
+            assert answer(sink, f"/?token={query}").startswith(b"HTTP/1.1 200 OK")
+        assert sink.url == f"http://{LOOPBACK}:{sink.port}/?token={token}"
+
+
+def test_only_the_page_itself_may_read_along() -> None:
+    with serving() as sink:
+        here = f"{LOOPBACK}:{sink.port}"
+        for origin in (None, "null", "http://evil.example", f"https://{here}", f"http://{here}.evil.example",
+                       f"http://{LOOPBACK}:{sink.port + 1}", f"http://{LOOPBACK}", f"http://localhost:{sink.port}"):  # fmt: skip
+            response = refused(sink, origin=origin)
+            assert response.status_code == 403
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+        twice = (f"Origin: http://{here}",) * 2
+        assert ask(sink.port, "GET /socket HTTP/1.1", f"Host: {here}", *twice).startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_strangers_name_for_this_address_is_refused() -> None:
+    machine = socket.gethostname()
+    with serving() as sink:
+        port = sink.port
+        for host in ("evil.example", f"evil.example:{port}", "localhost", f"{LOOPBACK}:{port + 1}", f"10.0.0.1:{port}",
+                     f"localhost.evil.example:{port}", f"evil@localhost:{port}", f"localhost:{port}/x", f"[::1:{port}",
+                     f":{port}", " ", f"localhost:{port}:80", f"0.0.0.0:{port}", f"[::ffff:10.0.0.1]:{port}"):  # fmt: skip
+            assert answer(sink, "/", host).startswith(b"HTTP/1.1 403 "), host
+        assert refused(sink, host=f"evil.example:{port}").status_code == 403
+        for host in (LOOPBACK, "127.1.2.3", "localhost", "LOCALHOST", "[::1]", machine, f"{machine}.local"):
+            assert answer(sink, "/", f"{host}:{port}").startswith(b"HTTP/1.1 200 OK"), host
+        assert ask(port, "GET / HTTP/1.1").startswith(b"HTTP/1.1 403 ")
+        assert ask(port, "GET / HTTP/1.1", *[f"Host: {LOOPBACK}:{port}"] * 2).startswith(b"HTTP/1.1 403 ")
+
+
+def test_on_every_address_of_this_machine_its_own_address_is_a_host() -> None:
+    with contextlib.closing(WebSink("0.0.0.0", 0, token=TOKEN)) as sink:
+        for host, code in ((LOOPBACK, b"200"), ("0.0.0.0", b"403"), ("192.0.2.7", b"403")):
+            assert answer(sink, f"/?token={TOKEN}", f"{host}:{sink.port}").startswith(b"HTTP/1.1 " + code), (
+                host
+            )
+
+
+def test_other_paths_and_methods_are_refused() -> None:
+    with serving() as sink:
+        for path in (
+            "/x",
+            "/page.css/",
+            "//page.css",
+            "/../web.py",
+            "/%2e%2e/web.py",
+            "/page/index.html",
+            "*",
+        ):
+            assert answer(sink, path).startswith(b"HTTP/1.1 404 "), path
+        for method in ("POST", "HEAD", "PUT", "get", "OPTIONS"):
+            assert answer(sink, "/", method=method).startswith(b"HTTP/1.1 405 "), method
+        origin = f"Origin: http://{LOOPBACK}:{sink.port}"
+        upgrade = ask(sink.port, "GET /socket HTTP/1.1", f"Host: {LOOPBACK}:{sink.port}", origin)
+        assert upgrade.startswith(b"HTTP/1.1 426 ")
+        assert b"Content-Security-Policy" in upgrade
+
+
+def test_what_cannot_be_served_is_one_sentence() -> None:
+    assert parse_web("8080") == (LOOPBACK, 8080)
+    assert parse_web("0.0.0.0:8080") == ("0.0.0.0", 8080)
+    assert parse_web("[::1]:8080") == ("::1", 8080)
+    for target in ("", "x", "0", "70000", "a:b", "127.0.0.1:"):
+        with pytest.raises(UsageError, match="--out web: takes PORT or HOST:PORT"):
+            parse_web(target)
+    for host in ("0.0.0.0", "192.0.2.7", "::"):
+        with pytest.raises(
+            UsageError, match=r"on a network, where a token is needed: give one of 16 or more"
+        ):
+            WebSink(host, 0)
+    for token in ("", "short", "x" * 257, "with a space in it", '"><script>alert(1)</script>', "tö" * 10):
+        with pytest.raises(UsageError, match="a token is 16 to 256 of"):
+            WebSink(LOOPBACK, 0, token=token)
+    with pytest.raises(UserError, match=r"^--out web: the host .* cannot be found; give its IP address$"):
+        WebSink("x" * 70, 0)
+    with pytest.raises(UserError, match=r"cannot listen on 192.0.2.7:0 \(.*\); choose another port"):
+        WebSink("192.0.2.7", 0, token=TOKEN)
+    with (
+        serving() as sink,
+        pytest.raises(UserError, match=r"\(Address already in use\); choose another port$"),
+    ):
+        WebSink(LOOPBACK, sink.port)
+
+
+# --- malformed inputs -------------------------------------------------------------------------------------------------
+
+
+def damaged(chance: random.Random, data: bytes) -> bytes:
+    """Bytes changed, put in, taken out and cut off."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(0, 3)):
+        place = chance.randrange(len(changed) + 1)
+        match chance.randrange(4):
+            case 0:
+                changed[place : place + 1] = bytes([chance.randrange(256)])
+            case 1:
+                changed[place:place] = chance.choice(
+                    (b"\r\n", b"\0", b" ", b":", b"\xff" * 9, b"a" * 9000, b"%")
+                )
+            case 2:
+                del changed[place : place + chance.randint(1, 40)]
+            case _:
+                changed[place:place] = changed[: chance.randint(0, 200)]
+    return bytes(changed[: chance.randint(0, len(changed))] if chance.random() < 0.3 else changed)
+
+
+def exchange(port: int, data: bytes, behind: bytes = b"") -> bytes:
+    """All that comes back: to ``data``, if it holds a whole head, and to what follows it."""
+    with socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S) as client:
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            client.sendall(data)
+            if b"\r\n\r\n" in data:
+                got = client.recv(65_536)
+            client.sendall(behind)
+            client.shutdown(socket.SHUT_WR)
+            while part := client.recv(65_536):
+                got += part
+    return got
+
+
+def test_malformed_requests_and_frames_harm_nothing_and_see_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    chance, answers = random.Random(6), Counter[bytes]()
+    frames = [head + bytes(4) + body for head, body in ((b"\x81\x81", b"1"), (b"\x89\x80", b""), (b"\x88\x82", b"\x03\xe8"),
+                                                        (b"\x01\x81", b"1"), (b"\x80\x81", b"1"), (b"\x82\xfe\xff\xff", b"1"))]  # fmt: skip
+    caplog.set_level(logging.WARNING)
+    with serving(token=TOKEN) as sink, page(sink, f"?token={TOKEN}") as witness:
+        sink.publish(START)
+        assert take(witness)["source"] == SECRET
+        strangers = [
+            handshake(sink.port, "?token=" + "0" * 16),
+            handshake(sink.port),
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        ]
+        for _ in range(3000):  # without the token: neither a frame nor a page
+            noise = chance.random() < 0.2
+            data = (
+                chance.randbytes(chance.randint(0, 300))
+                if noise
+                else damaged(chance, chance.choice(strangers))
+            )
+            got = exchange(sink.port, data)
+            assert SECRET.encode() not in got
+            answers[got[9:12]] += 1
+        for _ in range(3000):  # with it: whatever follows the handshake, the server lives
+            behind = b"".join(damaged(chance, chance.choice(frames)) for _ in range(chance.randint(1, 6)))
+            got = exchange(sink.port, handshake(sink.port, f"?token={TOKEN}"), behind)
+            assert got.startswith(b"HTTP/1.1 101 ")
+            assert b"\x88\x02\x03\xf3" not in got  # closed for an internal error
+        assert set(answers) <= {b"", b"403", b"414", b"431"}, answers
+        assert min(answers[b"403"], answers[b""]) > 300  # some were requests still, and some were none
+        witness.send("1")
+        sink.publish(reading(7.0))
+        assert take(witness)["time_s"] == 7.0
+        wait_until(lambda: sink.pages == 1)
+    assert caplog.records == []
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+class Browser:
+    """Headless Chromium, driven over its DevTools protocol."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection, self._calls = connection, 0
+        self.events: list[dict] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        # What the page claimed to be, from its first moment on.
+        self.call("Page.addScriptToEvaluateOnNewDocument", source="""
+            window.claims = [];
+            new MutationObserver(() => {
+              const claim = document.body?.dataset.live;
+              if (claim && claim !== claims.at(-1)) claims.push(claim);
+            }).observe(document, {attributes: true, childList: true, subtree: true});""")  # fmt: skip
+
+    def call(self, method: str, **parameters) -> dict:
+        self._calls += 1
+        self._connection.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
+        while (got := json.loads(self._connection.recv(timeout=PATIENCE_S))).get("id") != self._calls:
+            self.events.append(got)
+        assert "error" not in got, got
+        return got["result"]
+
+    def open(
+        self, url: str, width: int = 1280, height: int = 800, scale: float = 1.0, phone: bool = False
+    ) -> None:
+        self.events.clear()
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=phone,
+        )
+        self.call("Page.navigate", url=url)
+        wait_until(lambda: self.eval("document.readyState === 'complete' && location.href !== 'about:blank'"))
+
+    def eval(self, script: str):
+        got = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in got, got
+        return got["result"].get("value")
+
+    def text(self, name: str) -> str:
+        return self.eval(f"document.getElementById('{name}').textContent").strip()
+
+    def wait_for(self, script: str) -> None:
+        wait_until(lambda: self.eval(script))
+
+    def wait_for_value(self, script: str, expected: object) -> None:
+        """For what depends on the reading being live: a machine that stalls for a second makes it stale for a moment."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (got := self.eval(script)) != expected:
+            assert time.monotonic() < deadline, got
+            time.sleep(0.05)
+
+    def complaints(self) -> list[dict]:
+        """Errors, also of the content security policy; a connection that was lost is none of the page's."""
+        logged = [e for e in self.events if e["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        wrong = [e for e in logged if e["params"].get("entry", {}).get("level", "error") == "error"]
+        return [e for e in wrong if "WebSocket connection to" not in json.dumps(e)]
+
+    def asked_for(self) -> set[str]:
+        return {
+            e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"
+        }
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(names)} is installed")
+    folder = tmp_path_factory.mktemp("chromium")
+    command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+               f"--user-data-dir={folder}", "--remote-debugging-port=0", "about:blank"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            told = folder / "DevToolsActivePort"
+            wait_until(lambda: told.exists() and "\n" in told.read_text())
+            with urllib.request.urlopen(
+                f"http://{LOOPBACK}:{told.read_text().split()[0]}/json/list"
+            ) as listed:
+                [target] = [t for t in json.load(listed) if t["type"] == "page"]
+            with connect(
+                target["webSocketDebuggerUrl"], max_size=None, compression=None, proxy=None
+            ) as connection:
+                yield Browser(connection)
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def feeding(sink: WebSink, *messages: Message) -> Iterator[None]:
+    """The messages once, and then the last again and again, as live readings come."""
+    over = threading.Event()
+
+    def feed() -> None:
+        for message in messages:
+            sink.publish(message)
+        while not over.wait(0.1):
+            sink.publish(messages[-1])
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+LIVE = "document.body.dataset.live === 'live'"
+
+
+WIDE = "document.documentElement.scrollWidth"
+
+
+def test_the_page_acknowledges_each_message_and_shows_it(browser: Browser) -> None:
+    with serving() as sink:
+        browser.open(sink.url)
+        wait_until(lambda: sink.pages == 1)
+        for k in range(3 * WINDOW):  # more than a page may owe
+            sink.publish(reading(60.0 * k, k / 100))
+            browser.wait_for(f"document.getElementById('valence').textContent === '+{k / 100:.2f} ± 0.10'")
+            browser.wait_for(f"document.getElementById('clock').textContent === '0:{k:02}:00'")
+        assert sink.dropped == 0
+        sent = [
+            e["params"]["response"] for e in browser.events if e["method"] == "Network.webSocketFrameSent"
+        ]
+        assert {str(k + 1) for k in range(2 * WINDOW)} <= {frame["payloadData"] for frame in sent}
+        assert browser.asked_for() == {sink.url + path[1:] for path in FILES}
+        assert browser.complaints() == []
+
+
+def test_the_page_shows_everything_as_text(browser: Browser) -> None:
+    told = replace(
+        reading(5.0, 0.5, -0.4), label="contentment", confidence=0.64, valence_interval=0.3, arousal_interval=0.25
+    )  # fmt: skip
+    sentences = [Narration(4.0, 2.0, "a bell", True), Narration(4.5, 3.0, "rain <b>on</b> a roof", False)]
+    with serving(token=TOKEN) as sink:
+        browser.open(sink.url)
+        with feeding(sink, START, status(4.0), *sentences, Notice(4.5, "<i>a drop</i>"), told):
+            browser.wait_for(LIVE)
+            browser.wait_for_value("document.getElementById('link-words').textContent", "live")
+            assert browser.text("source") == f"{SECRET} · tiny"
+            assert browser.text("words") == words(told)
+            assert browser.text("committed") == "contentment (64 % sure)"
+            assert browser.text("valence") == "+0.50 ± 0.30"
+            assert browser.text("arousal") == "−0.40 ± 0.25"
+            assert browser.text("ellipse") == "ellipse: on each axis, 90 in 100 lie within"
+            assert browser.text("notice") == "0:00:04  <i>a drop</i>"
+            rows = "[...document.querySelectorAll('{}')].map((row) => row.innerText.split('\\n').map((text) => text.trim()))"
+            bars = browser.eval(rows.format("#emotions li"))
+            assert [(bar[0].removesuffix(" ●"), bar[-1]) for bar in bars] == [
+                (name, f"{share:.0%}".replace("%", " %")) for name, share in told.emotions.items()
+            ]
+            assert [row[0] for row in browser.eval(rows.format("#narrations li"))] == [
+                "rain <b>on</b> a roof …",
+                "a bell",
+            ]
+            lights = "[...document.querySelectorAll('#lights li')].map((row) => [row.className, ...[...row.children].map((c) => c.textContent)])"
+            browser.wait_for_value(lights, [
+                ["bad", "camera", "frozen · 4.2 s · lost 3 ×"],
+                ["good", "microphone", "live"],
+                ["path good", "rests on", "audio-visual"],
+                ["good", "state", "engaged"],
+                ["good", "output", "on"],
+                ["warn", "narrator", "slowed"],
+                ["bad", "wall clock", "not synchronised"],
+            ])  # fmt: skip
+            figures = dict(browser.eval(rows.format("#figures div")))
+            assert figures["latency"] == "42 ms"
+            assert figures["latency p99"] == "68 ms"
+            assert figures["skew"] == "−12 ms"
+            assert figures["drift"] == "–"
+            assert (figures["moments dropped"], figures["messages dropped"]) == ("12", "3")
+        assert browser.complaints() == []
+
+
+def test_the_point_stands_where_the_reading_is_in_every_pixel_density(browser: Browser) -> None:
+    bright = """((v, a) => { const plane = document.getElementById('plane');
+        const place = [plane.width * (0.5 + v * REACH), plane.height * (0.5 - a * REACH)];
+        const [r, g, b, alpha] = plane.getContext('2d').getImageData(...place, 1, 1).data;
+        return (r + g + b) * alpha / 255 > 400; })"""
+    for scale in (1.0, 2.0):
+        with serving() as sink:
+            browser.open(sink.url, scale=scale)
+            with feeding(sink, reading(1.0, 0.6, -0.7)):
+                browser.wait_for(f"{LIVE} && {bright}(0.6, -0.7)")
+                assert not browser.eval(f"{bright}(-0.6, -0.7) || {bright}(0.6, 0.7)")
+            assert browser.eval("plane.width === Math.round(plane.clientWidth * devicePixelRatio)".replace(
+                "plane.", "document.getElementById('plane')."))  # fmt: skip
+            assert browser.eval("devicePixelRatio") == scale
+
+
+def test_the_page_has_the_contracts_words_and_geometry(browser: Browser) -> None:
+    with serving() as sink:
+        browser.open(sink.url)
+        for valence in np.linspace(-1, 1, 11):
+            for arousal in (-1.0, -0.61, -0.2, 0.0, 0.199, 0.6, 1.0):
+                told = f"`${{level({arousal}, AROUSAL_WORDS)}}, ${{level({valence}, VALENCE_WORDS)}}`"
+                assert browser.eval(told) == words(reading(0.0, float(valence), arousal))
+
+
+def test_a_value_that_no_longer_comes_is_grey_within_moments_and_never_was_live_for_who_comes_later(
+    browser: Browser,
+) -> None:
+    opacity = "parseFloat(getComputedStyle(document.getElementById('{}')).opacity)"
+    with serving() as sink:
+        browser.open(sink.url)
+        with feeding(sink, START, status(1.0), reading(1.0)):
+            browser.wait_for(f"{LIVE} && {opacity.format('words')} === 1")
+        browser.wait_for("document.body.dataset.live === 'stale'")
+        assert browser.text("link-words") == "no new reading"
+        for grey in ("words", "valence", "emotions", "affect", "narrations"):
+            browser.wait_for(f"{opacity.format(grey)} < 0.6")
+        browser.wait_for(f"document.body.dataset.status === 'stale' && {opacity.format('lights')} < 0.6")
+        browser.open(sink.url)
+        browser.wait_for("document.body.dataset.live === 'stale'")
+        assert browser.text("valence") == "+0.50 ± 0.10"
+        assert "live" not in browser.eval("claims")
+
+
+def test_a_lost_connection_is_said_at_once_and_made_again(browser: Browser) -> None:
+    with serving() as sink:
+        browser.open(sink.url)
+        with feeding(sink, START, reading(1.0)):
+            browser.wait_for(LIVE)
+    browser.wait_for("document.body.dataset.live === 'lost'")
+    assert browser.text("link-words") == "connection lost, trying again"
+    with contextlib.closing(WebSink(LOOPBACK, sink.port)) as again, feeding(again, START, reading(2.0)):
+        browser.wait_for(LIVE)
+        again.publish(END)
+        browser.wait_for("document.body.dataset.live === 'ended'")
+        assert browser.text("link-words") == "the run ended: source ended"
+    with contextlib.closing(WebSink(LOOPBACK, sink.port)) as next_run, feeding(next_run, START, reading(3.0)):
+        browser.wait_for(LIVE)
+
+
+def test_a_connection_on_which_nothing_comes_is_taken_for_dead(browser: Browser) -> None:
+    with serving() as sink:
+        browser.open(sink.url)
+        browser.wait_for(
+            "['waiting', 'lost', 'waiting'].every((claim, i) => claims.slice(claims.indexOf('waiting'))[i] === claim)"
+        )
+
+
+def test_the_camera_is_seen_only_while_it_is_live_and_the_page_says_that_it_is_on(browser: Browser) -> None:
+    newest: list[bytes | None] = [jpeg(220)]
+    seen = "document.getElementById('picture').getContext('2d').getImageData(1, 1, 1, 1).data[0] > 200"
+    stale = "document.getElementById('preview').classList.contains('stale')"
+    with serving(preview=lambda: newest[0]) as sink:
+        browser.open(sink.url)
+        blind = replace(reading(1.0), path="audio", visual_age_s=None)
+        with feeding(sink, START, reading(1.0)):
+            browser.wait_for(f"{LIVE} && {seen} && !{stale}")
+            assert "Camera preview is on" in browser.eval("document.querySelector('#preview h2').innerText")
+            newest[0] = None
+            browser.wait_for(f"{LIVE} && {stale}")
+            newest[0] = jpeg(220)
+            browser.wait_for(f"{LIVE} && !{stale}")
+        with feeding(sink, blind):
+            browser.wait_for(f"{LIVE} && {stale}")
+        assert browser.complaints() == []
+    with serving() as sink:
+        browser.open(sink.url)
+        with feeding(sink, START, reading(1.0)):
+            browser.wait_for(LIVE)
+            assert browser.eval("document.getElementById('preview').offsetParent === null")
+
+
+def test_a_phone_reads_it_without_scrolling_sideways(browser: Browser) -> None:
+    long = Narration(1.0, 0.5, "incomprehensibilities " * 12, True)
+    for width in (360, 390, 768):
+        with serving() as sink:
+            browser.open(sink.url, width, 780, 2.0, phone=True)
+            with feeding(sink, START, status(1.0), long, replace(reading(1.0), label="something else")):
+                browser.wait_for(LIVE)
+                assert browser.eval(f"{WIDE} <= {width} && innerWidth === {width}")
+                smallest = "Math.min(...[...document.querySelectorAll('main *')].map((e) => parseFloat(getComputedStyle(e).fontSize)))"
+                assert browser.eval(smallest) >= 11
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1280, 800), (1080, 1920)])
+def test_a_projection_is_large_quiet_and_whole(browser: Browser, size: tuple[int, int]) -> None:
+    width, height = size
+    with serving() as sink:
+        browser.open(sink.url + "?mode=projection", width, height)
+        long = Narration(
+            1.0, 0.5, "A storm of thin black lines gathers while the low strings grow louder. " * 4, True
+        )
+        with feeding(sink, START, status(1.0), long, Notice(1.0, "x"), reading(1.0)):
+            browser.wait_for(LIVE)
+            shown = "[...document.querySelectorAll('header, header *, main, main *')].filter((e) => e.getClientRects().length && !e.children.length && e.textContent)"
+            texts = ["stirring", "calm", "unpleasant", "pleasant", "calm, pleasant", long.text]
+            browser.wait_for_value(f"{shown}.map((e) => e.textContent)", texts)
+            outside = f"{shown}.some((e) => e.getBoundingClientRect().bottom > {height} || e.getBoundingClientRect().right > {width})"
+            assert not browser.eval(outside)
+            least = f"Math.min(...{shown}.map((e) => parseFloat(getComputedStyle(e).fontSize)))"
+            assert browser.eval(least) >= 0.04 * min(size)
+            assert browser.eval("document.getElementById('plane').clientWidth") >= 0.75 * min(size)
+            assert browser.eval("getComputedStyle(document.documentElement).cursor") == "none"
+            assert browser.eval(f"{WIDE} <= {width} && document.documentElement.scrollHeight <= {height}")
+            sink.publish(replace(status(2.0), muted=True))
+            browser.wait_for("getComputedStyle(document.querySelector('main')).opacity === '0'")
+            sink.publish(status(3.0))
+            browser.wait_for("getComputedStyle(document.querySelector('main')).opacity === '1'")
+        browser.wait_for("document.getElementById('link').getClientRects().length === 1")
+
+
+def test_who_wants_less_motion_gets_none(browser: Browser) -> None:
+    browser.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}]
+    )
+    try:
+        with serving() as sink:
+            browser.open(sink.url)
+            moving = "[...document.querySelectorAll('*')].filter((e) => getComputedStyle(e).transitionDuration !== '0s').length"
+            assert browser.eval(moving) == 0
+    finally:
+        browser.call("Emulation.setEmulatedMedia", features=[])

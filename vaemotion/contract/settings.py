@@ -1,0 +1,188 @@
+"""Settings: a TOML file plus ``section.key=value`` overrides laid over the defaults of a frozen dataclass.
+
+In: the file, the overrides, the defaults; a field that is a dataclass is a section. Out: the same dataclass, whole and valid, or
+``SettingsError`` with everything that is wrong, so that settings never apply by half.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from vaemotion.contract.errors import UsageError
+
+_Config = TypeVar("_Config")
+_UNITS = {"px": "pixels", "hz": "Hz", "s": "seconds", "ms": "milliseconds", "dbfs": "dBFS", "mb": "megabytes"}
+_KINDS: dict[type[Any], str] = {
+    int: "write a whole number",
+    float: "write a number",
+    bool: "write true or false",
+    str: "write a text in quotes",
+    tuple: "write a list in brackets",
+}
+
+
+class SettingsError(UsageError):
+    """Settings that cannot be used; ``problems`` holds everything that is wrong with them, one sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        super().__init__(problems[0] if len(problems) == 1 else f"{len(problems)} problems:{listed}")
+
+
+class Impossible(ValueError):
+    """Several fields of a dataclass are wrong; ``fields``: what to say about each."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name} {what}" for name, what in fields.items()))
+        self.fields = fields
+
+
+def shown(value: object) -> str:
+    """A value as part of a sentence, whatever a file may hold."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+Condition = tuple[str, bool, str]  # a field, whether it is right, and what it must be
+
+
+def demand(config: object, *conditions: Condition) -> None:
+    """For a dataclass's ``__post_init__``: raises Impossible for all fields that are not as they must be."""
+    wrong = {
+        name: f"must be {what}, got {shown(getattr(config, name))}"
+        for name, right, what in conditions
+        if not right
+    }
+    if wrong:
+        raise Impossible(wrong)
+
+
+def within(config: object, **ranges: tuple[float, float]) -> list[Condition]:
+    """Conditions on numbers, both ends allowed. The unit is the end of a field's name."""
+    return [
+        (
+            name,
+            low <= getattr(config, name) <= high,  # False for a number that is none
+            f"from {low:g} to {high:g} {_UNITS.get(name.rpartition('_')[2], '')}".rstrip(),
+        )
+        for name, (low, high) in ranges.items()
+    ]
+
+
+def read_settings(
+    file: Path,
+    defaults: _Config,
+    overrides: Sequence[str] = (),
+    check: Callable[[_Config], Iterable[tuple[str, str]]] = lambda _: (),
+    numbers_too: Sequence[str] = (),
+) -> _Config:
+    """``defaults`` with the file and then the overrides laid over them. ``check``: key and sentence of what is wrong with the whole;
+    ``numbers_too``: keys of texts that may be written as a whole number. Raises SettingsError; of a key that does not exist it names the nearest one that does."""
+    reader = _Reader(str(file), numbers_too)
+    values = _load(file, reader)
+    for override in overrides:
+        reader.override(values, override)
+    config = reader.apply(defaults, values, "")
+    for key, sentence in check(config):
+        reader.complain(key, f"{key} {sentence}")
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return config
+
+
+def _load(file: Path, reader: _Reader) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"cannot read the configuration {file}: {error.strerror}"]) from error
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or built to break a parser
+        raise SettingsError([f"cannot read the configuration {file}: {error}"]) from error
+
+
+@dataclass
+class _Reader:
+    """Gathers problems. Where a value is wrong the default stands in for it, so that what follows can be looked at, too."""
+
+    file: str
+    numbers_too: Sequence[str]
+    overridden: list[str] = field(default_factory=list[str])
+    problems: list[str] = field(default_factory=list[str])
+
+    def complain(self, key: str, sentence: str) -> None:
+        """``sentence``: what is wrong with ``key``, which it names."""
+        by_hand = any(key == name or key.startswith(f"{name}.") for name in self.overridden)
+        self.problems.append(f"{'--set' if by_hand else self.file}: {sentence}")
+
+    def override(self, values: dict[str, Any], override: str) -> None:
+        """Lay ``section.key=value`` over what the file says."""
+        key, separator, text = (part.strip() for part in override.partition("="))
+        if not separator or not key:
+            self.problems.append(f"--set takes key=value, got {override!r}")
+            return
+        self.overridden.append(key)
+        *sections, name = key.split(".")
+        for section in sections:
+            inside: Any = values.setdefault(section, {})
+            if not isinstance(inside, dict):
+                self.complain(key, f"{key}: {section} is a value, not a section")
+                return
+            values = cast(dict[str, Any], inside)
+        values[name] = _parse(text)
+
+    def apply(self, config: _Config, values: dict[str, Any], where: str) -> _Config:
+        """``config`` with ``values`` laid over it, of the same types."""
+        known = [f.name for f in fields(cast(Any, config))]
+        changes: dict[str, Any] = {}
+        for key, value in values.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+                self.complain(f"{where}{key}", f"there is no key {where}{key}; {hint}")
+            else:
+                changes[key] = self.converted(getattr(config, key), value, f"{where}{key}")
+        try:
+            return cast(_Config, replace(cast(Any, config), **changes))
+        except Impossible as error:
+            for name, what in error.fields.items():
+                self.complain(f"{where}{name}", f"{where}{name} {what}")
+        except ValueError as error:
+            section = where.rstrip(".")
+            self.complain(section, f"[{section}] is not possible: {error}")
+        return config
+
+    def converted(self, current: Any, value: Any, where: str) -> Any:
+        """``value`` if it has the type of ``current``, else ``current``."""
+        if is_dataclass(current):
+            if isinstance(value, dict):
+                return self.apply(current, cast(dict[str, Any], value), f"{where}.")
+            self.complain(where, f"{where} is a section, got {shown(value)}")
+            return current
+        if isinstance(current, tuple) and isinstance(value, list):
+            kind = cast(Any, current[0] if current else "")  # an empty default: texts
+            return tuple(self.converted(kind, element, where) for element in cast(list[Any], value))
+        kind = cast(type[Any], type(cast(Any, current)))
+        if kind is float and type(value) is int and abs(value) < 1e300:
+            return float(value)
+        if kind is str and type(value) is int and where in self.numbers_too:
+            return shown(value)
+        if kind is type(value):
+            return value
+        way_out = f"; {_KINDS[kind]}" if kind in _KINDS else ""
+        self.complain(where, f"{where} must be {kind.__name__}, got {shown(value)}{way_out}")
+        return cast(Any, current)
+
+
+def _parse(text: str) -> Any:
+    """A TOML value; anything else is a text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
