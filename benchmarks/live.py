@@ -2,9 +2,11 @@
 
     python -m benchmarks.live step BUNDLE               # simulated devices, simulated clock: from a calm scene to a stormy one
     python -m benchmarks.live latency BUNDLE --seconds 120   # a real MJPEG camera and a real sound server on loopback, OSC back to us
+    python -m benchmarks.live recovery BUNDLE           # from a device's return to the first reading that rests on it
 
 ``step`` ends with 1 where the published arousal (smoothing included) needs more than ``HALF_S`` to cross half of its final change, ``latency`` where the
-99th percentile from a picture's arrival to its OSC packet's is above ``P99_MS``.
+99th percentile from a picture's arrival to its OSC packet's is above ``P99_MS``, ``recovery`` where a camera needs more than ``CAMERA_BACK_S`` or a
+microphone more than ``MICROPHONE_BACK_S``.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ from runtime.sinks.outbox import Outbox
 from runtime.soak_media import PICTURES_HZ, Recording
 from runtime.sources import Arrived
 from runtime.stop import Stop
-from tests.live_peers import free_port, mjpeg_server, sound_server, tone
+from tests.live_peers import free_port, mjpeg_server, sound_server, tone, until
 from vaemotion.data.procedural_art import Work, draw_frame, sample_work, synthesise, work_seed
 
 HALF_S = 2.0
 P99_MS = 100.0
+CAMERA_BACK_S, MICROPHONE_BACK_S = 3.0, 6.0
+RETURNS = 5
 SCENE_S = 12.0  # before the cut, and after it
 PAIRS = 8
 START = Start("", "", "", "real", (), {}, "")
@@ -199,6 +203,51 @@ def latency(bundle: Path, seconds: float) -> int:
     return int(p99_ms > P99_MS)
 
 
+def recovery(bundle: Path) -> int:
+    """Both devices are taken away and brought back, ``RETURNS`` times each."""
+    port, clock, stop, kept = free_port(), MonotonicClock(), Stop(), Kept()
+    found_s: dict[str, list[float]] = {"visual": [], "audio": []}
+
+    def rests_on(modality: str) -> bool:
+        return (
+            bool(kept.readings)
+            and clock.now_s() - kept.readings[-1].time_s < 0.5
+            and modality in kept.readings[-1].path
+        )
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+        sound_server(Path(folder), patch, running=False) as room,
+        open_predictor(bundle, threads=default_threads()) as predictor,
+    ):
+        config = LiveConfig(camera=CameraConfig(device=f"http://127.0.0.1:{port}/camera"))
+        feed, hop_s = live_feed(config, clock), predictor.constants.front_end.windows.frame_hop_s
+        installation = Installation(config, feed, clock, hop_s)
+        box = Outbox("kept", kept, "drop-oldest", stop)
+        session = Session(predictor, feed, clock, [box], stop, "real", 2.0, installation=installation)
+        running = threading.Thread(target=session.run, args=(START,), daemon=True)
+        running.start()
+        for _ in range(RETURNS):
+            room.start()
+            came_s = clock.now_s()
+            until(lambda: rests_on("audio"), "heard again")
+            found_s["audio"].append(clock.now_s() - came_s)
+            came_s = clock.now_s()
+            with mjpeg_server(port):
+                until(lambda: rests_on("visual"), "seen again")
+                found_s["visual"].append(clock.now_s() - came_s)
+            room.kill()
+            until(lambda: not rests_on("visual") and not rests_on("audio"), "nothing left")
+        stop.set()
+        running.join()
+        feed.close()
+    for modality, limit_s in (("visual", CAMERA_BACK_S), ("audio", MICROPHONE_BACK_S)):
+        told = ", ".join(f"{s:.1f}" for s in found_s[modality])
+        print(f"{modality}: in a reading again after {told} s, allowed {limit_s:g} s")
+    return int(max(found_s["visual"]) > CAMERA_BACK_S or max(found_s["audio"]) > MICROPHONE_BACK_S)
+
+
 def messages(packet: bytes) -> list[tuple[str, float]]:
     """The addresses with numbers of an OSC bundle."""
     found = OscBundle(packet)
@@ -213,11 +262,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["step", "latency"])
+    parser.add_argument("what", choices=["step", "latency", "recovery"])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args()
-    return step(options.bundle) if options.what == "step" else latency(options.bundle, options.seconds)
+    if options.what == "latency":
+        return latency(options.bundle, options.seconds)
+    return step(options.bundle) if options.what == "step" else recovery(options.bundle)
 
 
 if __name__ == "__main__":

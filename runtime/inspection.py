@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, verify_files
+from vaemotion.contract.confidence import confidence_of
 
 
 def inspect(bundle: Path, as_json: bool) -> None:
@@ -39,3 +40,11 @@ def inspect(bundle: Path, as_json: bool) -> None:
     console.print(f"made by {tools or 'unknown tools'}", highlight=False)
     source = manifest.lineage.get("checkpoint_config_sha256", "unknown")
     console.print(f"from a checkpoint whose config has sha256 {source[:12]}", highlight=False)
+    confidence = confidence_of(manifest)
+    for path, found in confidence.paths.items() if confidence is not None else ():
+        before, after = found.before, found.after
+        console.print(
+            f"confidence, {path}: error (ECE) {before.ece:.3f} before calibration, {after.ece:.3f} after; 90 % intervals hold valence "
+            f"{before.valence_coverage:.2f} → {after.valence_coverage:.2f}, arousal {before.arousal_coverage:.2f} → {after.arousal_coverage:.2f}",
+            highlight=False,
+        )

@@ -96,12 +96,13 @@ class Supervised:
     """A device behind a thread that opens it, reads it, and opens it again when it is gone."""
 
     def __init__(
-        self, name: str, stream: Callable[[threading.Event], Iterator[Frame | Sound]], clock: Clock, freeze_s: float = FREEZE_S
+        self, name: str, stream: Callable[[threading.Event], Iterator[Frame | Sound]], clock: Clock, freeze_s: float = FREEZE_S,
+        mailbox: int = _MAILBOX,
     ) -> None:  # fmt: skip
-        """``stream``: opens the device and yields what it gives, until the event is set or it raises DeviceError."""
+        """``stream``: opens the device and yields what it gives, until the event is set or it raises DeviceError. ``mailbox``: events that wait."""
         self.watch = Watch(name, freeze_s)
         self._stream, self._clock = stream, clock
-        self._ring: Ring[Frame | Sound | Gone] = Ring(_MAILBOX, "drop-oldest")
+        self._ring: Ring[Frame | Sound | Gone] = Ring(mailbox, "drop-oldest")
         self._gone: Gone | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)

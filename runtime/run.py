@@ -57,6 +57,7 @@ from vaemotion.contract.settings import Impossible
 PACES = ("real", "max")
 _Section = TypeVar("_Section", OutConfig, NarratorConfig, RuntimeConfig, ControlsConfig)
 LOOPBACK = "127.0.0.1"
+CAMERA_MAILBOX = 16  # pictures are large
 
 
 def run(
@@ -81,7 +82,8 @@ def run(
         raise UsageError("--keep-media is for live devices; a file is kept already")
     if source is None and pace == "max":
         raise UsageError("--pace max is for files: live devices have a pace of their own")
-    config = _configured(config_file, overrides, outs, narrate_every_s, threads, osc_in)
+    configure = functools.partial(_configured, config_file, overrides, outs, narrate_every_s, threads, osc_in)
+    config = configure()
     file = None if source is None else FileSource(source)
     preview = Preview() if config.web.preview and file is None else None
     sinks = [_parse_out(out, config, preview, live=file is None) for out in config.out.sinks]
@@ -108,9 +110,10 @@ def run(
             closing.callback(keeper.close)
         installation = None
         if isinstance(feed, LiveFeed):
-            reload = functools.partial(read_live_config, config_file, overrides) if config_file else None
             hop_s = predictor.constants.front_end.windows.frame_hop_s
-            installation = Installation(config, feed, clock, hop_s, Watchdog(), reload)
+            installation = Installation(
+                config, feed, clock, hop_s, Watchdog(), configure if config_file else None
+            )
         boxes = [
             Outbox(name, make(), "wait" if pace == "max" else "drop-oldest", stop) for name, make in sinks
         ]
@@ -188,7 +191,9 @@ def live_feed(config: LiveConfig, clock: Clock) -> LiveFeed:
     devices, microphone = dict[Role, Device](), Microphone(config.microphone, clock)
     if config.camera.device != NONE:
         pictures = functools.partial(camera_stream, config.camera, clock)
-        devices["camera"] = Supervised("camera", pictures, clock, config.camera.freeze_s or FREEZE_S)
+        devices["camera"] = Supervised(
+            "camera", pictures, clock, config.camera.freeze_s or FREEZE_S, CAMERA_MAILBOX
+        )
     if config.microphone.device != NONE:
         devices["microphone"] = Supervised("microphone", microphone.stream, clock)
     return LiveFeed(devices, clock, lambda: microphone.drift_ppm)
