@@ -48,7 +48,7 @@ fix: $(READY) ## format, and mend what the linter can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-train-tiny: $(READY) $(REAL) ## train models/vaemotion-tiny from scratch, about 90 minutes on two cores (DATA=folder of esc10/, sievers/, bass/: real ears and eyes)
+train-tiny: $(READY) $(REAL) ## train models/vaemotion-tiny from scratch, about two hours on two cores (DATA=folder of esc10/, sievers/, bass/: real ears and eyes)
 	$(BIN)/vaemotion train base --config configs/tiny.toml
 	$(BIN)/vaemotion train align --config configs/tiny.toml $(if $(DATA),--set media_root=$(DATA) --set align.recordings=runs/data/esc10.jsonl)
 	$(BIN)/vaemotion train emotion --config configs/tiny.toml --out models/vaemotion-tiny \

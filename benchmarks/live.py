@@ -72,6 +72,7 @@ class Ending:
     def __init__(self, feed: LiveFeed, end_s: float) -> None:
         self._feed, self._end_s = feed, end_s
         self.dropped: dict[str, int] = {}
+        self.times = feed.times
 
     def until(self, time_s: float, stop: threading.Event) -> Arrived:
         if time_s >= self._end_s:

@@ -18,6 +18,7 @@ from runtime.clock import Clock
 from runtime.mailbox import Closed, Ring
 from runtime.messages import DeviceStatus, Frame, Notice, Sound
 from runtime.sources import Arrived, Event
+from runtime.stage_times import StageTimes
 
 FIRST_PAUSE_S = 0.1  # before a device is opened again; doubled each time
 LONGEST_PAUSE_S = 1.0
@@ -160,6 +161,7 @@ class LiveFeed:
         self, devices: dict[Role, Device], clock: Clock, drift_ppm: Callable[[], float | None] = lambda: None
     ) -> None:
         self.devices = devices
+        self.times = StageTimes()  # devices decode on their own threads, or in their own hardware
         self._clock, self._drift_ppm = clock, drift_ppm
         self._skews_s: deque[tuple[float, float]] = deque()
 

@@ -30,7 +30,7 @@ class Ring(Generic[T]):
         self.capacity = capacity
         self.when_full = when_full
         self._items: deque[T] = deque()
-        self._dropped = 0
+        self._dropped = self._deepest = 0
         self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -39,6 +39,11 @@ class Ring(Generic[T]):
     def dropped(self) -> int:
         """How many items were dropped untaken to make room."""
         return self._dropped
+
+    @property
+    def deepest(self) -> int:
+        """The most items that were ever inside."""
+        return self._deepest
 
     def __len__(self) -> int:
         return len(self._items)
@@ -58,6 +63,7 @@ class Ring(Generic[T]):
                 self._items.popleft()
                 self._dropped += 1
             self._items.append(item)
+            self._deepest = max(self._deepest, len(self._items))
             self._changed.notify_all()
             return True
 

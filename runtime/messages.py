@@ -149,7 +149,7 @@ class Status:
 @dataclass(frozen=True)
 class End:
     """The last message. ``reason``: "source ended", "interrupted" or "failed: ..."; ``encodes``: how often each encoder ran; ``dropped``:
-    counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds. ``started_at``: ISO 8601."""
+    counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds, and ``total_s``; ``deepest``: the most that ever waited in each queue. ``started_at``: ISO 8601."""
 
     time_s: float
     reason: str
@@ -160,6 +160,7 @@ class End:
     encodes: dict[str, int]
     dropped: dict[str, int] = field(default_factory=dict[str, int])
     stages_ms: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    deepest: dict[str, int] = field(default_factory=dict[str, int])
 
 
 Message = Start | Reading | Narration | Notice | Status | End

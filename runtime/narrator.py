@@ -12,8 +12,9 @@ from collections.abc import Callable
 from runtime.clock import Clock
 from runtime.mailbox import Closed, LatestSlot, Ring
 from runtime.messages import Narration
-from runtime.perception import Evidence, StageTimes
+from runtime.perception import Evidence
 from runtime.predictor import DevicePredictor, generate_text
+from runtime.stage_times import StageTimes
 from vaemotion.contract import prompts
 
 MAX_TOKENS = 40
@@ -47,6 +48,11 @@ class Narrator:
     def busy(self) -> bool:
         """A sentence is being made, or waits to be."""
         return self._asked is not self._answered and self._thread.is_alive()
+
+    @property
+    def worked(self) -> bool:
+        """A sentence is being made, or was made since ``finished`` was last called."""
+        return self.busy or len(self._finished) > 0
 
     def request(self, evidence: Evidence) -> None:
         """Ask for a sentence; never waits."""

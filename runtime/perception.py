@@ -7,9 +7,6 @@ grid of ``frame_hop_s`` and are encoded when they enter it; log-mel is computed 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +15,7 @@ import numpy.typing as npt
 from runtime.messages import Picture, Reading, Sound
 from runtime.predictor import DevicePredictor, Tokens
 from runtime.recording import FeatureRecorder
+from runtime.stage_times import StageTimes
 from vaemotion.contract.audio import StreamingLogMel, normalised_window
 from vaemotion.contract.confidence import Confidence, apply
 from vaemotion.contract.emotions import EMOTIONS
@@ -28,37 +26,6 @@ from vaemotion.contract.windows import window_frame_indices
 Float32 = npt.NDArray[np.float32]
 
 STALE_S = 1.0  # evidence that is older does not count as seen or heard now
-
-
-class StageTimes:
-    """Milliseconds that each stage took; keeps the newest few thousand of each."""
-
-    def __init__(self) -> None:
-        self._ms: dict[str, list[float]] = {}
-        self._counts: dict[str, int] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Generator[None]:
-        """Time the block."""
-        began = time.perf_counter()
-        yield
-        kept = self._ms.setdefault(stage, [])
-        kept.append((time.perf_counter() - began) * 1000)
-        self._counts[stage] = self._counts.get(stage, 0) + 1
-        if len(kept) > 4096:
-            del kept[:2048]
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Per stage: count (all), p50, p95, max (of the newest)."""
-        return {
-            stage: {
-                "count": self._counts[stage],
-                "p50": round(float(np.percentile(ms, 50)), 3),
-                "p95": round(float(np.percentile(ms, 95)), 3),
-                "max": round(max(ms), 3),
-            }
-            for stage, ms in self._ms.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -93,7 +60,8 @@ class Perception:
     def listen(self, sound: Sound) -> None:
         """Take a block of sound in; nothing is encoded yet. A hole before it is not filled: ``forget_sound`` then."""
         self._listened_s = sound.time_s
-        new = self._mel.push(sound.samples)
+        with self.times.measure("log-mel"):
+            new = self._mel.push(sound.samples)
         self._frames = np.concatenate([self._frames, new])[-self._front_end.audio_window_frames :]
 
     def hear(self) -> None:
@@ -126,8 +94,9 @@ class Perception:
 
     def see(self, picture: Picture, index: int, taken_s: float | None = None) -> None:
         """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB. ``taken_s``: when a camera took it."""
-        with self.times.measure("vision_encoder"):
+        with self.times.measure("prepare picture"):
             pixels = prepare_frame(picture, self._front_end.image)[None]
+        with self.times.measure("vision_encoder"):
             tokens = self.predictor.engines["vision_encoder"].run({"pixels": pixels})["tokens"][0]
         self.encodes["vision_encoder"] += 1
         self.restore_picture(index, tokens, taken_s)

@@ -46,6 +46,7 @@ from runtime.sinks.console import open_console
 from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.osc import OscSink, parse_endpoint
 from runtime.sinks.outbox import Outbox, Sink
+from runtime.sinks.profile import ProfileTable
 from runtime.sinks.web import WebSink, parse_web
 from runtime.sources import Feed, FileSource, Paced, Replay
 from runtime.stop import signals
@@ -73,6 +74,7 @@ def run(
     osc_in: str | None = None,
     record: Path | None = None,
     keep_media: Path | None = None,
+    profile: bool = False,
 ) -> int:
     """``vaemotion run``: stream a file, or live devices where ``source`` is None, through a bundle. Options given here go before the
     configuration's. Returns the exit code: 0, or 128 + the signal that ended it."""
@@ -87,6 +89,8 @@ def run(
     file = None if source is None else FileSource(source)
     preview = Preview() if config.web.preview and file is None else None
     sinks = [_parse_out(out, config, preview, live=file is None) for out in config.out.sinks]
+    if profile:
+        sinks.append(("profile", ProfileTable))
     with signals() as stop, contextlib.ExitStack() as closing:
         predictor = closing.enter_context(
             open_predictor(bundle, threads=config.runtime.threads or default_threads())

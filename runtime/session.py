@@ -92,9 +92,17 @@ class Session:
         dropped |= {f"messages to {box.name}": box.dropped for box in self.boxes} | self.desk.dropped
         end = End(
             round(now_s, 3), reason, began_at.isoformat(timespec="seconds"), round(time.monotonic() - began_s, 3),
-            self.readings, self.narrations, perception.encodes, dropped, perception.times.summary(),
+            self.readings, self.narrations, perception.encodes, dropped, self._stages(perception),
+            {f"messages to {box.name}": box.deepest for box in self.boxes},
         )  # fmt: skip
         self._close(end, failure)
+
+    def _stages(self, perception: Perception) -> dict[str, dict[str, float]]:
+        """From the source to the sinks, what each stage took."""
+        stages = self.feed.times.summary() | perception.times.summary()
+        for box in self.boxes:
+            stages |= box.times.summary()
+        return stages
 
     def _moments(self, perception: Perception, narrator: Narrator | None) -> Generator[float]:
         """The loop: one pass per moment at which something is due. Yields the moment's time."""
@@ -234,7 +242,7 @@ class Session:
                 perception.newest_s,
                 self.skipped,
                 muted=self.desk.muted,
-                narrating=busy,
+                narrating=narrator is not None and narrator.worked,
             )
             for notice in shown.notices:
                 self.publish(notice)

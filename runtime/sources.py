@@ -7,6 +7,7 @@ A feed hands a perception loop what arrived until a moment: ``Replay`` as fast a
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 from collections.abc import Generator, Iterator
@@ -22,6 +23,7 @@ from av.error import FFmpegError, InvalidDataError
 from runtime.clock import Clock
 from runtime.mailbox import Closed, Ring
 from runtime.messages import Frame, Notice, Sound
+from runtime.stage_times import StageTimes
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, StreamingResampler, downmix
 from vaemotion.contract.media import GAP_S, MediaError, read_picture, refuse_unusable, upright
 
@@ -206,7 +208,9 @@ class Arrived:
 
 
 class Feed(Protocol):
-    """What a perception loop is fed by. ``dropped`` counts what never reached it."""
+    """What a perception loop is fed by. ``dropped`` counts what never reached it, ``times`` tells what decoding took."""
+
+    times: StageTimes
 
     @property
     def dropped(self) -> dict[str, int]: ...
@@ -214,13 +218,25 @@ class Feed(Protocol):
     def close(self) -> None: ...
 
 
+def timed(events: Generator[Event], times: StageTimes) -> Generator[Event]:
+    """The same events; what each took to be made is measured as "decode"."""
+    with contextlib.closing(events):
+        while True:
+            with times.measure("decode"):
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+
+
 class Replay:
     """A file as fast as the loop asks, decoded within the loop: nothing is ever lost."""
 
     def __init__(self, source: FileSource, clock: Clock) -> None:
         self.dropped: dict[str, int] = {}
+        self.times = StageTimes()
         self._source, self._clock = source, clock
-        self._events = source.events()
+        self._events = timed(source.events(), self.times)
         self._next = next(self._events, None)
 
     def until(self, time_s: float, stop: threading.Event) -> Arrived:
@@ -242,6 +258,7 @@ class Paced:
 
     def __init__(self, source: FileSource, clock: Clock) -> None:
         self.dropped: dict[str, int] = {}
+        self.times = StageTimes()
         self._source, self._clock = source, clock
         self._ring: Ring[Event] = Ring(64, "wait")
         self._next: Event | None = None
@@ -251,7 +268,7 @@ class Paced:
 
     def _decode(self) -> None:
         try:
-            for event in self._source.events():
+            for event in timed(self._source.events(), self.times):
                 while not self._ring.put(event, timeout_s=0.5):
                     pass
             self._ring.close()

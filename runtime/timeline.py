@@ -169,6 +169,7 @@ def _end(values: dict[str, Any]) -> End:
         encodes={name: int(count) for name, count in _numbers(values, "encodes").items()},
         dropped={name: int(count) for name, count in _numbers(values, "dropped").items()},
         stages_ms={stage: _numbers(stages, stage) for stage in stages},
+        deepest={name: int(count) for name, count in _numbers({"deepest": {}, **values}, "deepest").items()},
     )
 
 

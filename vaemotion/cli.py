@@ -280,6 +280,9 @@ def run_bundle(
             help="Write down what the camera sees and the microphone hears: faces and voices. Without it nothing of them is written.",
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="At the end, print where the time went: per stage and sink.")
+    ] = False,
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -294,7 +297,7 @@ def run_bundle(
         return replay_recording(bundle, replay, out or [], threads)
     return run(
         bundle, source, config, overrides or [], outs=out or [], pace=pace, narrate_every_s=narrate_every_s,
-        threads=threads, osc_in=osc_in, keep_media=keep_media,
+        threads=threads, osc_in=osc_in, keep_media=keep_media, profile=profile,
     )  # fmt: skip
 
 

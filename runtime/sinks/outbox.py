@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from runtime.mailbox import Closed, Ring
 from runtime.messages import Message
+from runtime.stage_times import StageTimes
 
 CAPACITY = 512  # messages: about half a minute of readings
 
@@ -29,6 +30,7 @@ class Outbox:
         self._stop = stop
         self._sink = sink
         self._queue: Ring[Message] = Ring(CAPACITY, when_full)
+        self.times = StageTimes()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._deliver, name=f"sink {name}", daemon=True)
         self._thread.start()
@@ -37,6 +39,11 @@ class Outbox:
     def dropped(self) -> int:
         """Messages that waited too long, and those that the sink itself had to leave out."""
         return self._queue.dropped + getattr(self._sink, "dropped", 0)
+
+    @property
+    def deepest(self) -> int:
+        """The most messages that ever waited."""
+        return self._queue.deepest
 
     def put(self, message: Message) -> None:
         """Queue a message. Raises what made the sink fail."""
@@ -58,7 +65,8 @@ class Outbox:
             while True:
                 message = self._queue.take(timeout_s=0.5)
                 if message is not None:
-                    self._sink.publish(message)
+                    with self.times.measure(f"sink {self.name}"):
+                        self._sink.publish(message)
         except Closed:
             pass
         except BaseException as error:

@@ -28,6 +28,7 @@ from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.osc import PREFIX, OscSink
 from runtime.sinks.outbox import Outbox
 from runtime.sources import Arrived, Feed, FileSource, Replay
+from runtime.stage_times import StageTimes
 from runtime.stop import Stop
 from runtime.timeline import read_timeline
 from tests.media import tone, write_wav, write_work
@@ -90,7 +91,7 @@ class Scripted:
     """A feed before whose moments the peer sends controls, each waited for: what a run does then depends on no timing."""
 
     def __init__(self, feed: Feed, script: Script, peer: Peer, controls: Controls) -> None:
-        self.dropped = feed.dropped
+        self.dropped, self.times = feed.dropped, feed.times
         self._feed, self._script, self._peer, self._controls = feed, list(script), peer, controls
 
     def until(self, time_s: float, stop: threading.Event) -> Arrived:
@@ -108,6 +109,7 @@ class Nothing:
 
     def __init__(self, clock: ManualClock, duration_s: float) -> None:
         self.dropped: dict[str, int] = {}
+        self.times = StageTimes()
         self._clock, self._duration_s = clock, duration_s
 
     def until(self, time_s: float, stop: threading.Event) -> Arrived:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from runtime.messages import Sound
-from runtime.perception import STALE_S, Perception, StageTimes
+from runtime.perception import STALE_S, Perception
 from runtime.predictor import DevicePredictor, open_predictor
+from runtime.stage_times import StageTimes
 from tests.tiny import tiny_clip
 from vaemotion.contract.front_end import Clip, window_at
 

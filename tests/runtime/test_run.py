@@ -73,6 +73,35 @@ def test_a_clip_at_full_pace_gives_every_reading_and_the_same_ones_again(
     assert "encoded 45 × vision_encoder, 45 × audio_encoder" in shown
 
 
+def test_a_profile_tells_where_the_time_went(
+    small_bundle: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline = tmp_path / "t"
+    words = ["run", str(small_bundle), str(clip), "--pace", "max", "--out", f"jsonl:{timeline}", "--profile"]
+    assert main(words) == 0
+    end = read_timeline(timeline).end
+    assert end is not None
+    stages = [
+        "decode",
+        "log-mel",
+        "prepare picture",
+        "vision_encoder",
+        "audio_encoder",
+        "emo_adapter",
+        "narration",
+    ]
+    assert set(stages) < set(end.stages_ms)
+    counts = {stage: end.stages_ms[stage]["count"] for stage in stages}
+    assert counts["vision_encoder"] == counts["prepare picture"] == 45
+    assert (
+        sum(end.stages_ms[stage]["total_s"] for stage in stages) < end.wall_s
+    )  # at this pace one after the other
+    assert end.deepest[f"messages to jsonl:{timeline}"] > 0
+    shown = capsys.readouterr().err
+    assert all(stage in shown for stage in stages)
+    assert "waited at most" in shown
+
+
 def test_at_real_pace_the_readings_are_the_same_and_carry_their_latency(
     small_bundle: Path, tmp_path: Path
 ) -> None:

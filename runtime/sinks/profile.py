@@ -1,0 +1,39 @@
+"""``--profile``: where a run's time went, as a table on standard error when it ends."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from runtime.messages import End, Message
+
+
+class ProfileTable:
+    """Per stage: how often, p50, p95 and max in milliseconds, seconds in all, and their share of the run's wall time; stages run on several
+    threads, so that the shares may add up to more than one. Then what waited and what was dropped."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+
+    def publish(self, message: Message) -> None:
+        if not isinstance(message, End):
+            return
+        table = Table(title=f"{message.wall_s:.1f} s, {message.readings} readings", box=SIMPLE_HEAD)
+        for column in ("stage", "count", "p50 ms", "p95 ms", "max ms", "total s", "of the run"):
+            table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+        for stage, took in message.stages_ms.items():
+            share = took["total_s"] / message.wall_s if message.wall_s else 0.0
+            numbers = (
+                f"{took['count']:.0f}",
+                *(f"{took[name]:.2f}" for name in ("p50", "p95", "max", "total_s")),
+                f"{share:.1%}",
+            )
+            table.add_row(stage, *numbers)
+        self._console.print(table)
+        for word, counts in (("waited at most", message.deepest), ("dropped", message.dropped)):
+            told = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
+            self._console.print(f"{word}: {told}", highlight=False)
+
+    def close(self) -> None:
+        """Nothing to close."""

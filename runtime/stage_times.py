@@ -1,0 +1,44 @@
+"""What each stage of a run costs: in its own thread, in milliseconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import numpy as np
+
+
+class StageTimes:
+    """Milliseconds that each stage took; keeps the newest few thousand of each. One thread measures."""
+
+    def __init__(self) -> None:
+        self._ms: dict[str, list[float]] = {}
+        self._counts: dict[str, int] = {}
+        self._total_s: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Generator[None]:
+        """Time the block."""
+        began = time.perf_counter()
+        yield
+        took_s = time.perf_counter() - began
+        kept = self._ms.setdefault(stage, [])
+        kept.append(took_s * 1000)
+        self._total_s[stage] = self._total_s.get(stage, 0.0) + took_s
+        self._counts[stage] = self._counts.get(stage, 0) + 1
+        if len(kept) > 4096:
+            del kept[:2048]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Per stage: count and seconds (of all), p50, p95 and max in milliseconds (of the newest)."""
+        return {
+            stage: {
+                "count": self._counts[stage],
+                "p50": round(float(np.percentile(ms, 50)), 3),
+                "p95": round(float(np.percentile(ms, 95)), 3),
+                "max": round(max(ms), 3),
+                "total_s": round(self._total_s[stage], 3),
+            }
+            for stage, ms in dict(self._ms).items()
+        }
