@@ -25,7 +25,7 @@ from runtime.clock import Clock
 from runtime.config import CameraConfig
 from runtime.gstreamer import raw_pictures
 from runtime.live import DeviceError
-from runtime.messages import Frame, Picture
+from runtime.messages import Frame, Picture, once
 from vaemotion.contract.image import rotate
 from vaemotion.contract.media import upright
 
@@ -61,7 +61,7 @@ def camera_stream(config: CameraConfig, clock: Clock, stop: threading.Event) -> 
                 return
             arrival_s = clock.now_s()
             if freshness.is_new(shot.surface, shot.sent_s, arrival_s):
-                yield Frame(arrival_s - config.offset_ms / 1000, shot.picture)
+                yield Frame(arrival_s - config.offset_ms / 1000, once(shot.picture))
 
 
 class Freshness:

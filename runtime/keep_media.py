@@ -70,8 +70,8 @@ class MediaKeeper:
                     self._write_sound(event)
         except Closed:
             pass
-        except (OSError, FFmpegError) as error:
-            self.failure = f"media are not kept any more: {error.strerror or error}"
+        except Exception as error:  # whatever it is, the run goes on without it
+            self.failure = f"media are not kept any more: {getattr(error, 'strerror', None) or error}"
             self._ring.close()
         finally:
             for container, stream in self._files.values():

@@ -6,6 +6,7 @@ time appears only in ``End``. A timeline is these messages as JSON lines (``reco
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,11 +23,24 @@ Picture = npt.NDArray[np.uint8]
 @dataclass(frozen=True)
 class Frame:
     """A picture as it came. ``time_s``: when it was shown or taken; ``end_s``: until when it is shown, where that is known.
-    ``picture()``: (H, W, 3) uint8 RGB, upright, converted only when somebody looks."""
+    ``picture()``: (H, W, 3) uint8 RGB, upright, converted only when somebody looks; where several threads look, see ``once``."""
 
     time_s: float
     picture: Callable[[], Picture]
     end_s: float = 0.0
+
+
+def once(convert: Callable[[], Picture]) -> Callable[[], Picture]:
+    """A conversion that is done at most once, by whichever thread looks first: FFmpeg hangs when two convert the same picture."""
+    lock, kept = threading.Lock(), list[Picture]()
+
+    def picture() -> Picture:
+        with lock:
+            if not kept:
+                kept.append(convert())
+            return kept[0]
+
+    return picture
 
 
 @dataclass(frozen=True)

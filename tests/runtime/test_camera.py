@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from runtime.clock import MonotonicClock
 from runtime.config import CameraConfig
 from runtime.gstreamer import command
 from runtime.live import DeviceError, Supervised
-from runtime.messages import Frame, Notice
-from tests.live_peers import free_port, mjpeg_server, need, rtsp_server, until
+from runtime.messages import Frame, Notice, once
+from tests.live_peers import free_port, mjpeg_server, need, numbered_picture, rtsp_server, until
 
 
 @dataclass
@@ -353,3 +354,21 @@ def test_a_stream_that_stays_behind_is_opened_again_and_so_is_one_that_never_cha
     time_s, said = first_complaint(lambda now_s: still.is_new(grey(1), None, now_s))
     assert SAME_LIMIT_S < time_s < SAME_LIMIT_S + 0.2
     assert "the same picture" in said
+
+
+def test_several_threads_may_look_at_one_picture_and_it_is_converted_once() -> None:
+    converted: list[int] = []
+
+    def convert() -> np.ndarray:
+        converted.append(1)
+        time.sleep(0.01)
+        return numbered_picture(1)
+
+    picture, seen = once(convert), list[np.ndarray]()
+    threads = [threading.Thread(target=lambda: seen.append(picture())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(converted) == 1
+    assert all(found is seen[0] for found in seen)
