@@ -146,7 +146,7 @@ class ShowConfig:
     ``engage_after_s``, ``release_after_s``, ``empty_after_s``, ``settle_s``: see the module. ``opening_hours``: in local time, see
     ``parse_opening_hours``; none: always open."""
 
-    smoothing_s: float = 0.4
+    smoothing_s: float = 0.2
     forget_after_s: float = 1.0
     commit_updates: int = 5
     activity_smoothing_s: float = 1.0
