@@ -154,6 +154,7 @@ class Session:
         status = self.desk.status(now_s, self.readings, self.skipped)
         if status is None:
             return
+        status = replace(status, narrator="on" if self.narrate_every_s else "off")
         if self.installation is not None:
             status = self.installation.complete(status, now_s, self.moments)
         for box in self.boxes:
