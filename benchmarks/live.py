@@ -139,6 +139,15 @@ def camera(port: int) -> None:
         time.sleep(3600)
 
 
+def on_loopback(
+    predictor: DevicePredictor, port: int, clock: MonotonicClock
+) -> tuple[LiveFeed, Installation]:
+    """A live run with the camera of ``port`` and the sound server's microphone."""
+    config = LiveConfig(camera=CameraConfig(device=f"http://127.0.0.1:{port}/camera"))
+    feed = live_feed(config, clock)
+    return feed, Installation(config, feed, clock, predictor.constants.front_end.windows.frame_hop_s)
+
+
 def latency(bundle: Path, seconds: float) -> int:
     """The run's clock stamps the packets, too, because everything but the devices is in this process."""
     port, clock, stop = free_port(), MonotonicClock(), Stop()
@@ -168,25 +177,16 @@ def latency(bundle: Path, seconds: float) -> int:
         room.playing(tone(440, 0.2, seconds + 30)),
         open_predictor(bundle, threads=default_threads()) as predictor,
     ):
-        config = LiveConfig(camera=CameraConfig(device=f"http://127.0.0.1:{port}/camera"))
-        feed, hop_s = live_feed(config, clock), predictor.constants.front_end.windows.frame_hop_s
-        installation, kept = Installation(config, feed, clock, hop_s), Kept()
+        feed, installation = on_loopback(predictor, port, clock)
+        kept = Kept()
         boxes = [
             Outbox("osc:here", OscSink(*receiver.getsockname()), "drop-oldest", stop),
             Outbox("kept", kept, "drop-oldest", stop),
         ]
         listener = threading.Thread(target=receive, daemon=True)
         listener.start()
-        Session(
-            predictor,
-            Ending(feed, seconds),
-            clock,
-            boxes,
-            stop,
-            "real",
-            2.0,
-            installation=installation,
-        ).run(START)
+        ending = Ending(feed, seconds)
+        Session(predictor, ending, clock, boxes, stop, "real", 2.0, installation=installation).run(START)
         feed.close()
         without_ms, with_ms = installation.governor.latency_p99_ms()[::-1]
     server.kill()
@@ -222,9 +222,7 @@ def recovery(bundle: Path) -> int:
         sound_server(Path(folder), patch, running=False) as room,
         open_predictor(bundle, threads=default_threads()) as predictor,
     ):
-        config = LiveConfig(camera=CameraConfig(device=f"http://127.0.0.1:{port}/camera"))
-        feed, hop_s = live_feed(config, clock), predictor.constants.front_end.windows.frame_hop_s
-        installation = Installation(config, feed, clock, hop_s)
+        feed, installation = on_loopback(predictor, port, clock)
         box = Outbox("kept", kept, "drop-oldest", stop)
         session = Session(predictor, feed, clock, [box], stop, "real", 2.0, installation=installation)
         running = threading.Thread(target=session.run, args=(START,), daemon=True)

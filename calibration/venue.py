@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel
+from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, level_dbfs, log_mel
 from vaemotion.contract.errors import UserError
 
 MINIMUM_S = 1.0
+SILENT_DBFS = 20 * math.log10(math.sqrt(2) * 1e-9)  # below the last bit of 24-bit sound
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,8 @@ def measure_noise_floor(samples: npt.NDArray[np.float32], config: LogMelConfig |
         )
     if not np.isfinite(samples).all():
         raise UserError("the recording holds values that are not finite, record it again")
-    centred = samples.astype(np.float64)
-    centred -= centred.mean()
-    rms = float(np.sqrt(np.mean(centred**2)))
-    if rms < 1e-9:  # below the last bit of 24-bit sound
+    level = level_dbfs(samples)
+    if level < SILENT_DBFS:
         raise UserError("the recording is digital silence: is the microphone muted?")
     log_mels = log_mel(samples, config or LogMelConfig())  # (frames, mels)
-    return NoiseFloor(
-        20 * math.log10(math.sqrt(2) * rms), log_mels.mean(axis=0, dtype=np.float64).astype(np.float32)
-    )
+    return NoiseFloor(level, log_mels.mean(axis=0, dtype=np.float64).astype(np.float32))

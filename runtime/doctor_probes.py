@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import signal
 import statistics
@@ -27,6 +26,7 @@ DEVICE_S = 3.0  # for a camera or microphone to give something, counted from whe
 WATCHED_S = 1.0  # that a camera is watched for, behind its first picture
 PROBE_S = 60.0  # for one probe, Python's own start included: a slow card holds the packages
 SPEED_RUNS = 20
+LOWEST_DBFS = -120.0  # digital silence as a number
 GENERATED_TOKENS = 16
 
 # An ONNX model of one Identity node, x (1,) to y (1,): enough to see which providers a session really gets.
@@ -206,6 +206,8 @@ def probe_microphones() -> list[tuple[int, str, bool]]:
 def probe_level(index: int) -> dict[str, float]:
     """Level of half a second of an input device, in dB relative to a full-scale sine (AES17, without its DC offset), and the share of samples
     at the end of the scale. No sound is kept."""
+    from vaemotion.contract.audio import level_dbfs
+
     sounddevice = _untyped("sounddevice")
     rate_hz = int(sounddevice.query_devices(index)["default_samplerate"])
     signal.setitimer(signal.ITIMER_REAL, DEVICE_S)
@@ -213,8 +215,10 @@ def probe_level(index: int) -> dict[str, float]:
         stream.read(rate_hz // 4)  # a device may begin with silence
         signal.setitimer(signal.ITIMER_REAL, DEVICE_S)
         samples, _ = stream.read(rate_hz // 2)  # (n, 1) float32 in [-1, 1]
-    level_dbfs = 20 * math.log10(max(math.sqrt(2) * float(samples.std()), 1e-6))
-    return {"level_dbfs": level_dbfs, "clipped": float((abs(samples) > 0.999).mean())}
+    return {
+        "level_dbfs": max(level_dbfs(samples), LOWEST_DBFS),
+        "clipped": float((abs(samples) > 0.999).mean()),
+    }
 
 
 def probe_bundle(folder: str) -> tuple[str, int, int]:

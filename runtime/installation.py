@@ -22,7 +22,6 @@ from runtime.service import Watchdog
 from runtime.show import (
     Float32,
     Show,
-    level_dbfs,
     picture_activity,
     picture_change,
     shrunk,
@@ -30,6 +29,7 @@ from runtime.show import (
 )
 from runtime.sources import Arrived
 from runtime.wall_clock import clock_synchronised
+from vaemotion.contract.audio import level_dbfs
 from vaemotion.contract.errors import UserError
 
 CUT_PICTURE_CHANGE = 0.12  # mean change of luminance from one picture to the next that is another scene; a fast pan is about 0.05
@@ -64,7 +64,7 @@ class Installation:
     def __post_init__(self) -> None:
         self.governor = Governor(self.config.narrator.every_s, self.frame_hop_s)
         self.show = Show(self.config.show, tuple(self.feed.devices))
-        self._state, self._readings = "empty", 0
+        self._state = "empty"
         self._picture: Float32 | None = None
         self._moves = 0.0
         self._headroom_c = self.headroom_c()
@@ -94,7 +94,6 @@ class Installation:
         self._state, published = shown.state.value, shown.reading
         self._latency_ms, now_there_s = None, self.clock.now_s()
         if published is not None:
-            self._readings += 1
             self._latency_ms = round((now_there_s - newest_s) * 1000, 1)
             published = replace(published, latency_ms=self._latency_ms)
         spent_ms = None if published is None else (now_there_s - now_s) * 1000
@@ -106,7 +105,7 @@ class Installation:
         """The status of this second with what the devices say. Progress feeds the watchdog here."""
         self._headroom_c = self.headroom_c()
         perceiving = self.feed.live() - ({"microphone"} if status.ignoring_audio_s > 0 else set[str]())
-        self.watchdog.progress(self._readings, moments, now_s, live=bool(perceiving))
+        self.watchdog.progress(status.readings, moments, now_s, live=bool(perceiving))
         narrating_ms, latency_ms = self.governor.latency_p99_ms()
         return replace(
             status,

@@ -23,6 +23,7 @@ from typing import TypeVar
 from runtime.camera import camera_stream
 from runtime.clock import Clock, ManualClock, MonotonicClock
 from runtime.config import (
+    LOOPBACK,
     NONE,
     ControlsConfig,
     LiveConfig,
@@ -57,7 +58,6 @@ from vaemotion.contract.settings import Impossible
 
 PACES = ("real", "max")
 _Section = TypeVar("_Section", OutConfig, NarratorConfig, RuntimeConfig, ControlsConfig)
-LOOPBACK = "127.0.0.1"
 CAMERA_MAILBOX = 16  # pictures are large
 
 

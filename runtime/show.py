@@ -72,13 +72,6 @@ def picture_activity(before: Float32, after: Float32) -> float:
     return min(1.0, picture_change(before, after) / FULL_PICTURE_CHANGE)
 
 
-def level_dbfs(samples: Float32) -> float:
-    """Level of sound (n,), n > 0, as ``calibration.venue`` measures a room's: dB relative to a full-scale sine (AES17), without
-    its DC offset. Minus infinity for digital silence."""
-    rms = float(np.std(samples, dtype=np.float64))
-    return 20 * math.log10(math.sqrt(2) * rms) if rms > 0 else -math.inf
-
-
 def sound_activity(level_dbfs: float, floor_dbfs: float) -> float:
     """How far sound stands above the room's noise floor, in [0, 1]: ``FULL_SOUND_DB`` above it is 1."""
     return min(1.0, max(0.0, (level_dbfs - floor_dbfs) / FULL_SOUND_DB))

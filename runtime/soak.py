@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.bench import machine_name
-from runtime.config import LiveConfig, NarratorConfig
+from runtime.config import LOOPBACK, LiveConfig, NarratorConfig
 from runtime.controls import Controls, Desk
 from runtime.faults import Fault, schedule
 from runtime.installation import Installation
@@ -35,7 +35,7 @@ from runtime.soak_media import Recording, make_recording, record_files
 from runtime.soak_observer import PATHS, Observer, slope_mb_per_h, warm_up_h
 from runtime.soak_plot import plot_soak
 from runtime.soak_report import DeviceRecord, Soak, markdown, problems, sentences
-from runtime.soak_world import LOOPBACK, SlowSink, World
+from runtime.soak_world import SlowSink, World
 from runtime.stop import Stop, signals
 from runtime.timeline import duration_words, write_whole
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of

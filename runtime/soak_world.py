@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runtime.clock import ManualClock
+from runtime.config import LOOPBACK
 from runtime.controls import Controls
 from runtime.faults import Fault, Lane
 from runtime.messages import Message
@@ -21,7 +22,6 @@ from runtime.stop import Stop
 
 COOL_C, HOT_C, TRIP_C = 55.0, 93.0, 95.0  # the machine's temperature, and where it would throttle
 HEATING_C_PER_S = 2.0
-LOOPBACK = "127.0.0.1"
 
 
 class World:

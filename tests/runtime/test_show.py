@@ -20,12 +20,12 @@ from runtime.show import (
     ShowConfig,
     Shown,
     State,
-    level_dbfs,
     parse_opening_hours,
     picture_activity,
     shrunk,
     sound_activity,
 )
+from vaemotion.contract.audio import level_dbfs
 from vaemotion.contract.errors import UsageError
 
 NOON = datetime(2025, 6, 4, 12, 0)  # a Wednesday

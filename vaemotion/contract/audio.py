@@ -10,6 +10,7 @@ as soon as its last sample has arrived.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,6 +55,13 @@ class LogMelConfig:
 
 
 AST_LOG_MEL = LogMelConfig(n_mels=128, hop_samples=160)
+
+
+def level_dbfs(samples: npt.NDArray[np.float32]) -> float:
+    """Level of sound of any shape with at least one sample: dB relative to a full-scale sine (AES17-2020), without its DC offset. Minus infinity
+    for digital silence."""
+    rms = float(np.std(samples, dtype=np.float64))
+    return 20 * math.log10(math.sqrt(2) * rms) if rms > 0 else -math.inf
 
 
 def downmix(samples: npt.NDArray[np.floating]) -> Float32:
