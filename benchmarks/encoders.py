@@ -1,130 +1,188 @@
-"""A ViT-base-sized vision tower on a processor: PyTorch eager and ``torch.compile`` against our ONNX in FP32 and INT8, in one run.
-
-    python -m benchmarks.encoders [--side 224] [--repetitions 7]
-
-Random weights of SigLIP-base's true shapes (86 M parameters, 12 layers of 768), procedural pictures. Repetitions are interleaved, so that
-whatever else the machine does meets all of them; medians, and each as a ratio to eager. Nothing is said about accuracy here.
-"""
+"""The parts that become engines: PyTorch eager (and ``torch.compile``) against the device's own engine on ONNX Runtime, FP32 and INT8."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import copy
 import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.figures import Figure, Section, times_as_fast
+from benchmarks.timing import interleaved
+from benchmarks.true_shapes import SCALE_FACTOR, TEXT, VISION
 from calibration.qdq import blocks, quantise, weight_products
 from calibration.ranges import observed
-from export.budget import SessionEngine
-from export.to_onnx import Part, export_onnx
-from vaemotion.contract.image import ImageConfig, prepare_frame
-from vaemotion.data.procedural_art import draw_frame, sample_work, work_seed
-from vaemotion.model.backbones import VisionEncoder, build_vlm
+from export.to_onnx import Part, device_parts, export_onnx, tensor_specs
+from runtime.engines import OnnxRuntimeEngine
+from vaemotion.contract.audio import SAMPLE_RATE_HZ
+from vaemotion.contract.bundle import Component
+from vaemotion.contract.front_end import Clip, FrontEnd, window_at
+from vaemotion.data.procedural_art import draw_frame, sample_work, synthesise, work_seed
+from vaemotion.model.audio_pathway import AudioPathwayConfig
+from vaemotion.model.checkpoint import load_checkpoint
+from vaemotion.model.checkpoint_config import ModelConfig
+from vaemotion.model.emo_adapter import EmoAdapterConfig
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.training.config import read_training_config
 
-CALIBRATION_PICTURES = 8
+Arrays = dict[str, npt.NDArray[Any]]
+TINY = Path("models/vaemotion-tiny")
+TRUE_SHAPES = Path("configs/smolvlm2-500m-ast.toml")
+NAMES = {"vision_encoder": "vision encoder", "audio_encoder": "audio encoder", "emo_adapter": "EmoAdapter"}
+CALIBRATION_WINDOWS = 2  # speed does not depend on what the ranges are
+CLOSE = 2e-3  # largest difference between eager and ONNX in FP32, relative to the largest value
+METHOD = """`tiny` is the shipped model, `true shapes` are SigLIP-base (512 px, 1,024 patches) with SmolVLM2's connector, AST-base (10.24 s) with its projector,
+and the EmoAdapter over 512 visual and the sound's tokens at width 960, all with random weights. One window of a procedural work, batch 1, {threads} threads for
+every contender. The peer is the same PyTorch module in FP32 under `inference_mode`, with PyTorch's own fused attention. Ours is the file that `vaemotion export`
+writes, in the runtime's engine (its checks of the inputs included). FP32 outputs are asserted to agree within {close:g} of the largest value; INT8 is `int8-cpu`
+(u8 activations, per-channel weights) over every block, its accuracy is not judged here."""
 
 
-def tower(side_px: int) -> VisionEncoder:
-    """SigLIP-base with SmolVLM's connector, in front of a text width of 960."""
+@dataclass(frozen=True)
+class Work:
+    """One part with an input. ``size``: "tiny" or "true shapes"."""
+
+    size: str
+    role: str
+    part: Part
+    arrays: Arrays
+
+    @property
+    def file_stem(self) -> str:
+        return f"{self.size.replace(' ', '-')}-{self.role}"
+
+
+def true_shapes() -> VAEmotionLLM:
+    """Random weights; of the language model, which is no engine, one layer and no vocabulary to speak of."""
     torch.manual_seed(0)
-    vision = {
-        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "image_size": side_px, "patch_size": 16,
-    }  # fmt: skip
-    text = {
-        "model_type": "llama",
-        "hidden_size": 960,
-        "num_hidden_layers": 1,
-        "vocab_size": 64,
-        "num_attention_heads": 15,
-    }
-    vlm = build_vlm({"vision_config": vision, "text_config": text, "scale_factor": 2, "image_token_id": 3})
-    return VisionEncoder(vlm).eval()
-
-
-def pictures(side_px: int, count: int) -> np.ndarray:
-    config = ImageConfig(side_px=side_px)
-    works = [sample_work(work_seed("train", index)) for index in range(count)]
-    return np.stack([prepare_frame(draw_frame(work, 1.0, side_px), config) for work in works])
-
-
-def contenders(side_px: int, threads: int, with_compile: bool) -> dict[str, Callable[[], object]]:
-    """Each a call that encodes the same picture."""
-    torch.set_num_threads(threads)
-    model, pixels = tower(side_px), pictures(side_px, CALIBRATION_PICTURES)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tower.onnx"
-        export_onnx(Part(model, {"pixels": torch.zeros(2, 3, side_px, side_px)}, ("tokens",)), path)
-        fp32 = onnx.load(str(path))
-    products = weight_products(fp32)
-    histograms = observed(
-        fp32, sorted({p.activation for p in products}), [{"pixels": p[None]} for p in pixels], threads
+    config = read_training_config(TRUE_SHAPES)
+    text = {**TEXT, "num_hidden_layers": 1, "vocab_size": 512}
+    vlm = {"vision_config": VISION, "text_config": text, "scale_factor": SCALE_FACTOR, "image_token_id": 3}
+    sizes = ModelConfig(
+        vlm,
+        front_end=FrontEnd(config.log_mel, config.image, config.windows),
+        audio=AudioPathwayConfig({"kind": "ast", "max_length": 1024, "num_mel_bins": 128}),
+        adapter=EmoAdapterConfig(),
     )
-    int8 = quantise(fp32, histograms, "max", "int8-cpu", blocks(products))
-    arrays, tensor = {"pixels": pixels[:1]}, torch.from_numpy(pixels[:1])
-    engines = {
-        name: SessionEngine(graph, threads) for name, graph in {"ONNX FP32": fp32, "ONNX INT8": int8}.items()
+    return VAEmotionLLM(sizes, load_checkpoint(TINY).tokenizer).eval()
+
+
+def inputs_of(model: VAEmotionLLM, part: Part, role: str) -> Arrays:
+    """One window of a procedural work for an encoder; for the EmoAdapter seeded tokens, nothing masked."""
+    front_end = model.config.front_end
+    if role == "emo_adapter":
+        noise = np.random.default_rng(0)
+        shapes = {name: (1, *tensor.shape[1:]) for name, tensor in part.inputs.items()}
+        return {
+            name: np.ones(shape, np.bool_) if name.endswith("mask") else noise.random(shape, np.float32)
+            for name, shape in shapes.items()
+        }
+    work, duration_s = sample_work(work_seed("validation", 0)), front_end.filled_audio_window_s
+    samples = synthesise(work, duration_s)[: round(duration_s * SAMPLE_RATE_HZ)]
+    window = window_at(Clip((draw_frame(work, 0.0),), (0.0,), samples), duration_s, "audio-visual", front_end)
+    return {"pixels": window.pixels[-1:]} if role == "vision_encoder" else {"log_mel": window.log_mel}
+
+
+def works(model: VAEmotionLLM, size: str) -> list[Work]:
+    return [
+        Work(size, role, part, inputs_of(model, part, role)) for role, part in device_parts(model).items()
+    ]
+
+
+def exported(work: Work, folder: Path, threads: int) -> dict[str, OnnxRuntimeEngine]:
+    """FP32 and INT8 in the device's engine; the files stay in ``folder`` for the next call."""
+    fp32, int8 = (folder / f"{work.file_stem}-{precision}.onnx" for precision in ("fp32", "int8-cpu"))
+    if not int8.is_file():
+        print(f"exporting {work.file_stem}", flush=True)
+        copied = copy.deepcopy(work.part.module)  # the export sets another attention; the peer keeps its own
+        export_onnx(replace(work.part, module=copied), fp32.with_suffix(".tmp"))
+        fp32.with_suffix(".tmp").replace(fp32)
+        model = onnx.load(str(fp32))
+        products = weight_products(model)
+        samples = [work.arrays] * CALIBRATION_WINDOWS
+        histograms = observed(model, sorted({p.activation for p in products}), samples, threads)
+        onnx.save(
+            quantise(model, histograms, "max", "int8-cpu", blocks(products)), str(int8.with_suffix(".tmp"))
+        )
+        int8.with_suffix(".tmp").replace(int8)
+    return {
+        name: OnnxRuntimeEngine(file, component(file, work.role, name), threads)
+        for name, file in (("fp32", fp32), ("int8-cpu", int8))
     }
-    calls: dict[str, Callable[[], object]] = {"eager": lambda: model(tensor)}
+
+
+def component(file: Path, role: str, precision: str) -> Component:
+    """As a manifest would tell it, without its hash."""
+    graph = onnx.load(str(file)).graph
+    inputs, outputs = tensor_specs(graph.input), tensor_specs(graph.output)
+    return Component(role, precision, file.name, "", file.stat().st_size, "", inputs, outputs)
+
+
+def contenders(work: Work, folder: Path, threads: int, with_compile: bool) -> dict[str, Callable[[], object]]:
+    """Each a call that does the work once. Raises RuntimeError where ONNX in FP32 gives something else than eager."""
+    module = work.part.module.eval()
+    tensors = [torch.from_numpy(work.arrays[name]) for name in work.part.inputs]
+    engines = exported(work, folder, threads)
+    check_equal(work, module, tensors, engines["fp32"])
+
+    def eager(module: Callable[..., object] = module) -> object:
+        with torch.inference_mode():
+            return module(*tensors)
+
+    calls: dict[str, Callable[[], object]] = {"PyTorch eager": eager}
     if with_compile:
-        compiled = torch.compile(model)
-        calls["torch.compile"] = lambda: compiled(tensor)
+        compiled = torch.compile(module)
+        calls["torch.compile"] = lambda: eager(compiled)
     for name, engine in engines.items():
-        calls[name] = lambda engine=engine: engine.run(arrays)
+        calls[f"ONNX Runtime {name}"] = lambda engine=engine: engine.run(work.arrays)
     return calls
 
 
-@torch.no_grad()
-def measure(calls: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each repetition, interleaved, after one run to warm up."""
-    times_s: dict[str, list[float]] = {name: [] for name in calls}
-    for repetition in range(-1, repetitions):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            if repetition >= 0:
-                times_s[name].append(time.perf_counter() - began)
-    return times_s
+def check_equal(
+    work: Work, module: torch.nn.Module, tensors: list[torch.Tensor], engine: OnnxRuntimeEngine
+) -> None:
+    with torch.inference_mode():
+        expected = module(*tensors)
+    values = expected if isinstance(expected, tuple) else (expected,)
+    got: Mapping[str, npt.NDArray[Any]] = engine.run(work.arrays)
+    for name, value in zip(work.part.outputs, values, strict=True):
+        gap = np.abs(got[name] - value.numpy()).max() / np.abs(value.numpy()).max()
+        if not gap <= CLOSE:
+            raise RuntimeError(
+                f"{work.file_stem}: {name} differs from eager by {gap:.1e} of its largest value"
+            )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--side", type=int, default=224, help="Pixels a side, a multiple of 32.")
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument(
-        "--no-compile", action="store_true", help="Leave torch.compile out: compiling takes a minute."
-    )
-    parser.add_argument("--json", type=Path, help="Write the figures there, too.")
-    options = parser.parse_args()
-    load = os.getloadavg()[0]
-    times_s = measure(contenders(options.side, options.threads, not options.no_compile), options.repetitions)
-    eager = times_s["eager"]
-    table = Table(title=f"ViT-base at {options.side} px, batch 1, {options.threads} threads, load {load:.1f}")
-    for column in ("", "median ms", "times as fast as eager", "least .. most"):
-        table.add_column(column)
-    for name, values in times_s.items():
-        ratios = [a / b for a, b in zip(eager, values, strict=True)]
-        spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
-        table.add_row(
-            name, f"{1e3 * statistics.median(values):.0f}", f"{statistics.median(ratios):.2f}", spread
+def figures(work: Work, calls: dict[str, Callable[[], object]], repetitions: int) -> list[Figure]:
+    label = f"{NAMES[work.role]}, {work.size}"
+    times = interleaved(calls, repetitions, tell=lambda told: print(f"{label}: {told}", flush=True))
+    transformer = work.size == "true shapes" and work.role != "emo_adapter"
+    targets = {"fp32": 2.0, "int8-cpu": 3.0 if transformer else None}
+    found = [
+        times_as_fast(
+            f"{label}, {name.upper().partition('-')[0]}",
+            times, f"ONNX Runtime {name}", "PyTorch eager", at_least=at_least,
         )
-    Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps({"load": load, "seconds": times_s}, indent=1))
+        for name, at_least in targets.items()
+    ]  # fmt: skip
+    if "torch.compile" in calls:
+        found.append(times_as_fast(f"{label}, FP32", times, "ONNX Runtime fp32", "torch.compile"))
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def measure(folder: Path, full: bool) -> Section:
+    """See the module's docstring; ``full``: with ``torch.compile``, which takes minutes to compile."""
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    section = Section("Encoders and EmoAdapter", METHOD.format(threads=threads, close=CLOSE))
+    for size, model in (("tiny", load_checkpoint(TINY)), ("true shapes", true_shapes())):
+        for work in works(model, size):
+            section.figures += figures(work, contenders(work, folder, threads, full), 7)
+    return section

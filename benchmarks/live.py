@@ -32,7 +32,7 @@ from runtime.installation import Installation
 from runtime.live import LiveFeed
 from runtime.messages import Message, Reading, Start
 from runtime.predictor import DevicePredictor, open_predictor
-from runtime.run import default_threads, live_feed
+from runtime.run import live_feed
 from runtime.session import Session
 from runtime.simulated import SimulatedCamera, SimulatedMicrophone
 from runtime.sinks.osc import PREFIX, OscSink
@@ -40,6 +40,7 @@ from runtime.sinks.outbox import Outbox
 from runtime.soak_media import PICTURES_HZ, Recording
 from runtime.sources import Arrived
 from runtime.stop import Stop
+from runtime.threads import thread_budget
 from tests.live_peers import free_port, mjpeg_server, sound_server, tone, until
 from vaemotion.data.procedural_art import Work, draw_frame, sample_work, synthesise, work_seed
 
@@ -123,7 +124,7 @@ def step(bundle: Path) -> int:
         (sample_work(work_seed("test", index)) for index in range(200)), key=lambda work: work.arousal
     )
     slowest_s = 0.0
-    with open_predictor(bundle, threads=default_threads()) as predictor:
+    with open_predictor(bundle) as predictor:
         for calm, stormy in zip(works[:PAIRS], works[-PAIRS:], strict=True):
             half_s, change = half_way_s(predictor, recorded(calm, stormy))
             slowest_s = max(slowest_s, half_s)
@@ -175,7 +176,7 @@ def latency(bundle: Path, seconds: float) -> int:
         pytest.MonkeyPatch.context() as patch,
         sound_server(Path(folder), patch) as room,
         room.playing(tone(440, 0.2, seconds + 30)),
-        open_predictor(bundle, threads=default_threads()) as predictor,
+        open_predictor(bundle, threads=thread_budget(side_by_side=True)) as predictor,
     ):
         feed, installation = on_loopback(predictor, port, clock)
         kept = Kept()
@@ -220,7 +221,7 @@ def recovery(bundle: Path) -> int:
         tempfile.TemporaryDirectory() as folder,
         pytest.MonkeyPatch.context() as patch,
         sound_server(Path(folder), patch, running=False) as room,
-        open_predictor(bundle, threads=default_threads()) as predictor,
+        open_predictor(bundle, threads=thread_budget(side_by_side=True)) as predictor,
     ):
         feed, installation = on_loopback(predictor, port, clock)
         box = Outbox("kept", kept, "drop-oldest", stop)

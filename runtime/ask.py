@@ -18,7 +18,6 @@ from runtime.clock import ManualClock
 from runtime.messages import Frame, Reading
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor, generate_text, open_predictor
-from runtime.run import default_threads
 from runtime.sources import FileSource, Replay
 from vaemotion.contract import prompts
 from vaemotion.contract.errors import UsageError, UserError
@@ -62,7 +61,7 @@ def ask(
         raise UsageError(
             f"--path {path} needs what {source} does not have: {'pictures' if file.has_sound else 'sound'}"
         )
-    with open_predictor(bundle, threads=default_threads()) as predictor:
+    with open_predictor(bundle) as predictor:
         evidence = evidence_at(predictor, file, at_s, path)
         result = answer(predictor, evidence, question, choices, task)
     _print(result, as_json)

@@ -23,6 +23,7 @@ from runtime.bench_plot import plot_bench
 from runtime.bench_probe import Figures, probe_component, probe_whole
 from runtime.bench_report import WHOLE, Bench, Delta, Row, bench_table, markdown, sentences
 from runtime.doctor_probes import ProbeError, in_child
+from runtime.threads import thread_budget
 from runtime.timeline import write_whole
 from vaemotion.contract.bundle import ENGINE_ROLES, Component, Manifest, read_manifest, verify_files
 from vaemotion.contract.errors import UserError
@@ -72,7 +73,7 @@ def measure(
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)  # and so every file is in the cache when its load is timed
     cpus, before = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    threads = min(4, cpus)
+    threads = thread_budget().engines
     timed = [c for c in manifest.components if c.role in (*ENGINE_ROLES, "language_model")]
     figures: dict[str, list[Figures | str]] = {_key(c): [] for c in timed} | {WHOLE: []}
     for turn in _with_bar([t for n in range(rounds) for t in _turns(timed, n)], progress):

@@ -124,7 +124,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """``threads`` of an engine, 0: all processors, at most 4; a latency or a skew beyond its alarm is told to the technician."""
+    """``threads``: cores that engines and narrator share, 0: all (``runtime.threads``); a latency or a skew beyond its alarm is told to the technician."""
 
     threads: int = 0
     latency_alarm_ms: float = 250.0

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer  # pyright: ignore[reportMissingTypeStubs]
 
 from runtime.engines import Engine, open_engine
 from runtime.language_model import Generation, LanguageModel
+from runtime.threads import ThreadBudget, thread_budget
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     Manifest,
@@ -291,14 +292,16 @@ def generate_text(
 def open_predictor(
     bundle: Path,
     *,
-    threads: int = 2,
+    threads: ThreadBudget | None = None,
     f32_kv: bool = False,
     precision: str | None = None,
     language_type: str | None = None,
     warn: bool = True,
 ) -> Generator[DevicePredictor]:
     """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``. ``precision`` of the
-    engines and ``language_type``: what the machine prefers and what is listed first, unless asked for. ``warn``: say so when it is unverified."""
+    engines and ``language_type``: what the machine prefers and what is listed first, unless asked for. ``threads``: by default engines and language
+    model take turns. ``warn``: say so when it is unverified."""
+    threads = threads or thread_budget()
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
     check_front_end(manifest, read_golden(bundle, manifest))
@@ -309,7 +312,8 @@ def open_predictor(
         )
         Console(stderr=True).print(f"[yellow]{warning}[/]", highlight=False)
     engines = {
-        role: open_engine(bundle, manifest, role, threads, precision=precision) for role in ENGINE_ROLES
+        role: open_engine(bundle, manifest, role, threads.engines, precision=precision)
+        for role in ENGINE_ROLES
     }
     tokenizer = Tokenizer.from_file(str(component_path(bundle, manifest.component("tokenizer"))))
     delimiters = np.load(component_path(bundle, manifest.component("delimiters")), allow_pickle=False)
@@ -318,6 +322,6 @@ def open_predictor(
     )
     path = component_path(bundle, manifest.component("language_model", language_type))
     with LanguageModel(
-        path, embeddings, context_tokens=CONTEXT_TOKENS, threads=threads, f32_kv=f32_kv
+        path, embeddings, context_tokens=CONTEXT_TOKENS, threads=threads.language_model, f32_kv=f32_kv
     ) as language_model:
         yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters, confidence)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -51,6 +50,7 @@ from runtime.sinks.profile import ProfileTable
 from runtime.sinks.web import WebSink, parse_web
 from runtime.sources import Feed, FileSource, Paced, Replay
 from runtime.stop import signals
+from runtime.threads import thread_budget
 from runtime.timeline import source_name
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
@@ -91,9 +91,10 @@ def run(
     sinks = [_parse_out(out, config, preview, live=file is None) for out in config.out.sinks]
     if profile:
         sinks.append(("profile", ProfileTable))
+    beside = pace != "max" and config.narrator.every_s > 0  # the narrator has a thread of its own
     with signals() as stop, contextlib.ExitStack() as closing:
         predictor = closing.enter_context(
-            open_predictor(bundle, threads=config.runtime.threads or default_threads())
+            open_predictor(bundle, threads=thread_budget(config.runtime.threads, side_by_side=beside))
         )
         clock: Clock = ManualClock() if pace == "max" else MonotonicClock()
         feed: Feed = (
@@ -146,7 +147,8 @@ def replay_recording(bundle: Path, recording: Path, outs: Sequence[str], threads
     """``vaemotion run --replay``: the readings of a recording of features, bit for bit those of its run, before any show changed them."""
     config = _configured(None, (), outs, None, threads, None)
     sinks = [_parse_out(out, config) for out in config.out.sinks]
-    with signals() as stop, open_predictor(bundle, threads=threads or default_threads()) as predictor:
+    budget = thread_budget(threads or 0)
+    with signals() as stop, open_predictor(bundle, threads=budget) as predictor:
         evidence = functools.partial(replay, recording, sha256_of(bundle / MANIFEST_FILE))
         clock = ManualClock()
         boxes = [Outbox(name, make(), "wait", stop) for name, make in sinks]
@@ -183,11 +185,6 @@ def _with(section: _Section, option: str, **values: object) -> _Section:
         return replace(section, **values)
     except Impossible as error:
         raise UsageError(f"{option} {next(iter(error.fields.values()))}") from error
-
-
-def default_threads() -> int:
-    """All processors that this process may use, at most 4: small models gain nothing from more."""
-    return min(4, len(os.sched_getaffinity(0)))
 
 
 def live_feed(config: LiveConfig, clock: Clock) -> LiveFeed:

@@ -27,7 +27,7 @@ from runtime.faults import Fault, schedule
 from runtime.installation import Installation
 from runtime.live import LiveFeed
 from runtime.predictor import DevicePredictor, open_predictor
-from runtime.run import default_threads, describe
+from runtime.run import describe
 from runtime.session import Session
 from runtime.simulated import SimulatedCamera, SimulatedMicrophone
 from runtime.sinks.outbox import Outbox
@@ -37,6 +37,7 @@ from runtime.soak_plot import plot_soak
 from runtime.soak_report import DeviceRecord, Soak, markdown, problems, sentences
 from runtime.soak_world import SlowSink, World
 from runtime.stop import Stop, signals
+from runtime.threads import thread_budget
 from runtime.timeline import duration_words, write_whole
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError, UserError
@@ -67,13 +68,12 @@ def soak(
         raise UsageError(f"--hours must be more than 0 and at most a year, got {hours:g}")
     planned = schedule(hours * 3600, faults, seed)
     console = Console(stderr=True, highlight=False)
-    with signals() as stop, open_predictor(bundle, threads=threads or default_threads()) as predictor:
+    budget = thread_budget(threads or 0)
+    with signals() as stop, open_predictor(bundle, threads=budget) as predictor:
         side_px = predictor.constants.front_end.image.side_px
         recording = record_files(media, side_px) if media else make_recording(side_px, seed)
         told = ", ".join(file.name for file in media) or "built-in film"
-        plan = Plan(
-            bundle, told, hours, speed, factor, planned, seed, threads or default_threads(), narrate_every_s
-        )
+        plan = Plan(bundle, told, hours, speed, factor, planned, seed, budget.engines, narrate_every_s)
         found = rehearse(plan, predictor, recording, stop, console)
     failed = problems(found)
     console = Console(highlight=False)

@@ -34,10 +34,10 @@ def test_no_arguments_print_the_help(capsys):
     assert "Usage: vaemotion" in capsys.readouterr().out
 
 
-def test_help_imports_neither_torch_nor_numpy():
+def test_help_imports_neither_torch_nor_numpy_nor_rich():
     code = (
         "import sys; from vaemotion.cli import main; main(['--help']); main(['train', 'base', '--help']);"
-        "print('imported:', *sorted({'torch', 'numpy', 'transformers', 'cv2'} & set(sys.modules)))"
+        "print('imported:', *sorted({'torch', 'numpy', 'transformers', 'cv2', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,8 +22,14 @@ _HELP = "Teach a vision-language model to hear and to feel, export it, and run i
 
 
 def _group(help_text: str) -> typer.Typer:
-    # Tracebacks belong to --debug, and `main` sees to them.
-    return typer.Typer(help=help_text, add_completion=False, pretty_exceptions_enable=False)
+    # Tracebacks belong to --debug, and `main` sees to them. Help in plain text: Rich's would take as long again as everything else.
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"max_content_width": 120},
+    )
 
 
 app = _group(_HELP)
@@ -242,7 +248,7 @@ LiveConfigFile = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads an engine; default: all processors, at most 4."),
+    typer.Option("--threads", min=1, help="Cores to share between engines and narrator; default: all."),
 ]
 
 

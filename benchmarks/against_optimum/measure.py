@@ -10,8 +10,8 @@ import copy
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.against_optimum.ours import SIDE_PX, part
 from benchmarks.against_optimum.record import one_line
+from benchmarks.timing import interleaved
 from vaemotion.contract.audio import AST_LOG_MEL, SAMPLE_RATE_HZ, log_mel, normalised_window
 from vaemotion.data.procedural_art import sample_work, synthesise, work_seed
 
@@ -103,24 +104,6 @@ def parity(session: Any, module: torch.nn.Module, kind: str) -> dict[str, Any]:
     return found
 
 
-def latencies(calls: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, dict[str, list[float]]]:
-    """Wall and CPU time of each call, ms. Every repetition runs all of them, each time from another start."""
-    times: dict[str, dict[str, list[float]]] = {key: {"wall_ms": [], "cpu_ms": []} for key in calls}
-    for call in calls.values():
-        call()  # warm-up
-    order = list(calls)
-    for repetition in range(repetitions):
-        start = repetition % len(order)
-        for key in order[start:] + order[:start]:
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            calls[key]()
-            times[key]["wall_ms"].append((time.perf_counter() - wall_s) * 1e3)
-            times[key]["cpu_ms"].append((time.process_time() - cpu_s) * 1e3)
-        now = ", ".join(f"{key} {times[key]['wall_ms'][-1]:.0f} ms" for key in order)
-        print(f"latency {repetition + 1}/{repetitions}: {now}", flush=True)
-    return times
-
-
 def measure(plan: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(plan["threads"])
     files: dict[str, Any] = {}
@@ -144,9 +127,11 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
     inputs = real_input("ast", 1)
     floor = difference(eager(ast, inputs), eager(copy.deepcopy(ast).double(), inputs))
     calls["eager"] = lambda: eager(ast, inputs)
-    for key, times in latencies(calls, plan["repetitions"]).items():
+    timed = interleaved(calls, plan["repetitions"], tell=lambda told: print(f"latency {told}", flush=True))
+    for key, times in timed.items():
         files.setdefault(key, {})["latency"] = {
-            name: {"median": statistics.median(values), "all": values} for name, values in times.items()
+            name: {"median": statistics.median(values), "all": values}
+            for name, values in asdict(times).items()
         }
     return {"files": files, "float32_against_float64": floor, "batches": list(BATCHES)}
 

@@ -30,6 +30,7 @@ from export.predictors import checkpoint_predictor
 from runtime.messages import Sound
 from runtime.perception import Perception
 from runtime.predictor import Predictor, open_predictor
+from runtime.threads import ThreadBudget
 from tests.tiny import tiny_clip, tiny_model
 from vaemotion.contract.bundle import BundleError, read_manifest
 from vaemotion.contract.confidence import confidence_of, tempered
@@ -245,7 +246,7 @@ def test_a_bundle_carries_it_and_every_reading_shows_it(small_bundle: Path) -> N
     assert confidence.fitted_on >= 100
     clip = tiny_clip(4, 2.0)
     assert clip.samples is not None
-    with open_predictor(small_bundle, threads=1) as opened:
+    with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as opened:
         assert opened.confidence == confidence
         perception = Perception(opened)
         perception.listen(Sound(1.0, clip.samples[:16_000]))

@@ -30,6 +30,7 @@ from runtime.sinks.outbox import Outbox
 from runtime.sources import Arrived, Feed, FileSource, Replay
 from runtime.stage_times import StageTimes
 from runtime.stop import Stop
+from runtime.threads import ThreadBudget
 from runtime.timeline import read_timeline
 from tests.media import tone, write_wav, write_work
 from vaemotion.cli import main
@@ -141,7 +142,7 @@ def run_with_controls(
     """A run at full pace; gives what the peer received."""
     source, clock, stop = FileSource(file), ManualClock(), Stop()
     with (
-        open_predictor(bundle, threads=1) as predictor,
+        open_predictor(bundle, threads=ThreadBudget(1, 1)) as predictor,
         contextlib.closing(Controls(LOOPBACK, 0)) as controls,
         contextlib.closing(Scripted(Replay(source, clock), script, peer, controls)) as feed,
     ):
@@ -228,7 +229,7 @@ def test_a_run_sends_what_the_document_says_and_the_document_says_what_a_run_sen
 def test_the_heart_beats_while_nothing_is_perceived(small_bundle: Path, tmp_path: Path, peer: Peer) -> None:
     clip = write_work(tmp_path / "clip.mkv", 0.5, sound=False)
     clock, stop = ManualClock(), Stop()
-    with open_predictor(small_bundle, threads=1) as predictor:
+    with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as predictor:
         box = Outbox("osc:peer", OscSink(LOOPBACK, peer.port), "wait", stop)
         session = Session(predictor, Nothing(clock, 3.5), clock, [box], stop, "max", 0.0, has_sound=False)
         with pytest.raises(UserError, match="neither pictures nor sound"):

@@ -12,13 +12,14 @@ from runtime.messages import Sound
 from runtime.perception import STALE_S, Perception
 from runtime.predictor import DevicePredictor, open_predictor
 from runtime.stage_times import StageTimes
+from runtime.threads import ThreadBudget
 from tests.tiny import tiny_clip
 from vaemotion.contract.front_end import Clip, window_at
 
 
 @pytest.fixture(scope="module")
 def predictor(small_bundle: Path) -> Generator[DevicePredictor]:
-    with open_predictor(small_bundle, threads=1) as opened:
+    with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as opened:
         yield opened
 
 

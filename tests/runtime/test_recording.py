@@ -17,6 +17,7 @@ from runtime.messages import Sound
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor, open_predictor
 from runtime.recording import Asked, FeatureRecorder, Forgotten, RecordingError, Seen, read_recording, replay
+from runtime.threads import ThreadBudget
 from tests.tiny import tiny_clip
 from vaemotion.contract.bundle import MANIFEST_FILE, sha256_of
 from vaemotion.contract.errors import UsageError, UserError
@@ -25,7 +26,7 @@ from vaemotion.contract.front_end import Clip
 
 @pytest.fixture(scope="module")
 def predictor(small_bundle: Path) -> Generator[DevicePredictor]:
-    with open_predictor(small_bundle, threads=1) as opened:
+    with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as opened:
         yield opened
 
 

@@ -30,6 +30,7 @@ from runtime.soak_plot import path_shares
 from runtime.soak_report import Soak, markdown, problems, sentences
 from runtime.soak_world import SlowSink, World
 from runtime.stop import Stop
+from runtime.threads import ThreadBudget
 from tests.media import tone, write_wav, write_work
 from vaemotion.cli import main
 from vaemotion.contract.errors import UsageError
@@ -501,7 +502,7 @@ def test_what_ends_a_run_is_told_and_reported(small_bundle: Path, film: Recordin
     broken = Recording(film.pictures, film.samples.astype("<U8"))  # no microphone gives text
     faults = schedule(SHORT_H * 3600, None, 0)
     plan = Plan(small_bundle, "nothing", SHORT_H, "max", None, faults, 0, 1, 0.0)
-    with open_predictor(small_bundle, threads=1) as predictor:
+    with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as predictor:
         found = rehearse(plan, predictor, broken, Stop(), Console(quiet=True))
     assert found.failure is not None
     assert 0 < found.hours < SHORT_H
