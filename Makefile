@@ -6,7 +6,7 @@ READY := .venv/.ready
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix train-tiny ablations bench-optimum
+.PHONY: help demo test check fix train-tiny ablations bench bench-optimum
 CLIP ?=
 DATA ?=
 COMMA := ,
@@ -59,6 +59,10 @@ runs/data/%.jsonl: | $(READY)
 
 ablations: $(READY) ## mechanism checks at small scale on runs/base: docs/ablations.md, resumable
 	$(BIN)/vaemotion train ablations --config configs/ablations.toml --base runs/base --out runs/ablations
+
+bench: $(READY) ## how fast, against whom, target and measured side by side: docs/performance.md, about ten minutes on two idle cores
+	$(BIN)/pip install --quiet -c constraints.txt -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks
 
 bench-optimum: $(READY) ## our ONNX export beside optimum's, which gets an environment of its own: docs/decisions/0005-against-optimum.md
 	$(BIN)/python -m benchmarks.against_optimum

@@ -6,7 +6,9 @@ its name only when every edge holds.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import resource
 import shutil
 import sys
@@ -49,7 +51,16 @@ from runtime.self_test import (
     VerificationError,
     edges_table,
 )
-from vaemotion.contract.bundle import ENGINE_ROLES, Manifest, publish_folder, sha256_of, write_manifest
+from vaemotion.contract.bundle import (
+    ENGINE_ROLES,
+    BundleError,
+    Manifest,
+    publish_folder,
+    read_manifest,
+    sha256_of,
+    verify_files,
+    write_manifest,
+)
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
@@ -90,7 +101,8 @@ def parse_drop(text: str) -> float | None:
 
 
 def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> None:
-    """Export, verify, publish. Raises UserError and leaves ``out`` as it was when anything does not hold."""
+    """Export, verify, publish. Where ``out`` is this very export already, and whole, nothing is done. Raises UserError and leaves ``out``
+    as it was when anything does not hold."""
     console = Console(stderr=True)
     began = time.monotonic()
     if options.precision not in PRECISIONS:
@@ -100,13 +112,21 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> 
     model = load_checkpoint(checkpoint)
     stored = read_config(checkpoint)
     _refuse_not_finite(model)
+    identity = _identity(checkpoint, stored, options)
+    made_of = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    if _is_made(out, made_of):
+        console.print(
+            f"[green]verified bundle[/] {out} is of this checkpoint with these options, and whole: nothing to do; remove it to make it anew"
+        )
+        return
     with _failures_as_errors(out):
-        workshop = Workshop(out, _identity(checkpoint, stored, options), stored["licence"], console)
+        workshop = Workshop(out, identity, stored["licence"], console)
         manifest = _write_components(model, stored, checkpoint, workshop, options)
         workshop.finish()
         manifest, edges = _verified(model, workshop.folder, manifest, console, options.clips)
         usage = {
             "export_s": round(time.monotonic() - began, 1), "export_peak_memory_mb": round(peak_memory_mb()),
+            "identity_sha256": made_of,
         }  # fmt: skip
         write_manifest(workshop.folder, replace(manifest, lineage={**manifest.lineage, **usage}))
         _publish(workshop.folder, out, manifest, edges, console)
@@ -133,7 +153,34 @@ def _identity(checkpoint: Path, stored: dict[str, Any], options: Options) -> dic
         chosen["calibration_sha256"] = sha256_of(options.calibration)
     tools = {name: _version(name) for name in TOOLS}
     config = sha256_of(checkpoint / "config.json")
-    return {"config": config, "components": stored["components"], "options": chosen, "tools": tools}
+    return {
+        "config": config,
+        "components": stored["components"],
+        "options": chosen,
+        "tools": tools,
+        "source": _own_source(),
+    }
+
+
+def _own_source() -> str:
+    """One hash of the code that an export runs through: a working copy changes without its version."""
+    root = Path(__file__).parents[1]
+    files = sorted(
+        f
+        for name in ("export", "calibration", "vaemotion/contract", "vaemotion/model")
+        for f in (root / name).rglob("*.py")
+    )
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def _is_made(out: Path, made_of: str) -> bool:
+    """``out`` is a verified bundle made of the same, and every file of it is whole."""
+    try:
+        manifest = read_manifest(out)
+        verify_files(out, manifest)
+    except (BundleError, OSError):
+        return False
+    return manifest.verified and manifest.lineage.get("identity_sha256") == made_of
 
 
 @contextmanager

@@ -99,6 +99,23 @@ def test_a_verified_bundle_says_so_and_is_opened_in_silence(
         assert capsys.readouterr().err == ""
 
 
+def test_the_same_export_again_makes_nothing_and_a_damaged_one_is_made_anew(
+    small_checkpoint: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(small_bundle, bundle)
+    tables = component_path(bundle, read_manifest(bundle).component("delimiters"))
+    inode = tables.stat().st_ino
+    assert main(["export", str(small_checkpoint), "--out", str(bundle)]) == 0
+    assert "nothing to do" in " ".join(capsys.readouterr().err.split())
+    assert tables.stat().st_ino == inode
+    whole = tables.read_bytes()
+    tables.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert main(["export", str(small_checkpoint), "--out", str(bundle)]) == 0
+    assert "nothing to do" not in " ".join(capsys.readouterr().err.split())
+    assert tables.read_bytes() == whole
+
+
 def test_int8_brings_every_precision_its_calibration_and_an_account_of_every_block(
     small_int8_bundle: Path,
 ) -> None:
