@@ -8,11 +8,12 @@ evaluate, and what to keep in the cache, `runtime.language_model` decides.
 import contextlib
 import ctypes
 import functools
+import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from vaemotion.contract.errors import UserError
 Floats = npt.NDArray[np.float32]
 
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, a constant of the library's build
+_DAMAGED = "the logits are NaN or infinite: the weights are damaged; verify the bundle"
 _WARNING = 3  # GGML_LOG_LEVEL_WARN; 4 is an error, 5 continues the line before
 
 
@@ -196,6 +198,7 @@ class LlamaSession:
         self._batch_positions: npt.NDArray[np.int32] = np.ctypeslib.as_array(self._batch.pos, (n,))
         self._batch_outputs: npt.NDArray[np.int8] = np.ctypeslib.as_array(self._batch.logits, (n,))
         np.ctypeslib.as_array(self._batch.n_seq_id, (n,))[:] = 1
+        self._set_sequences([0] * n)
 
     @property
     def is_open(self) -> bool:
@@ -245,6 +248,23 @@ class LlamaSession:
             for branch in range(1, count + 1):
                 self._llama.llama_memory_seq_rm(self._memory, branch, -1, -1)
 
+    def append(self, rows: Floats, outputs: Literal["none", "last", "all"]) -> None:
+        """Evaluate one batch of n <= batch_tokens rows (n, D) at the end of sequence 0."""
+        n, end = len(rows), self.end()
+        assert n <= self.batch_tokens
+        self._batch_embeddings[:n] = rows
+        self._batch_positions[:n] = np.arange(end, end + n)
+        self._batch_outputs[:n] = outputs == "all"
+        self._batch_outputs[n - 1] = outputs != "none"
+        self._evaluate(n)
+
+    def step(self, row: npt.NDArray[np.floating[Any]]) -> None:
+        """`append` of one row (D,) with its logits: a generated token. Slices and ranges would take 2 % of a small model's time."""
+        self._batch_embeddings[0] = row
+        self._batch_positions[0] = self.end()
+        self._batch_outputs[0] = True
+        self._evaluate(1)
+
     def decode(
         self,
         rows: Floats,
@@ -255,13 +275,23 @@ class LlamaSession:
         """Evaluate one batch of n <= batch_tokens: rows (n, D); position, sequence, "give logits" (n,) each."""
         n = len(rows)
         assert n <= self.batch_tokens
-        if self._abort_flag.raw[0]:
-            raise LanguageModelAborted("aborted by abort()")
         self._batch_embeddings[:n] = rows
         self._batch_positions[:n] = positions
         self._batch_outputs[:n] = wanted
+        self._set_sequences(sequences.tolist())
+        try:
+            self._evaluate(n)
+        finally:
+            self._set_sequences([0] * n)  # what `append` and `step` rely on
+
+    def _set_sequences(self, sequences: Sequence[int]) -> None:
         for i, sequence in enumerate(sequences):
-            self._batch.seq_id[i][0] = int(sequence)
+            self._batch.seq_id[i][0] = sequence
+
+    def _evaluate(self, n: int) -> None:
+        """The batch's first n rows."""
+        if self._abort_flag.raw[0]:
+            raise LanguageModelAborted("aborted by abort()")
         self._batch.n_tokens = n
         status = int(self._llama.llama_decode(self._context, self._batch))
         if status == 2:
@@ -272,13 +302,11 @@ class LlamaSession:
             )
 
     def logits_row(self, index: int) -> Floats:
-        """Logits (vocab,) of the last batch's row `index`; a view that the next decode overwrites."""
+        """Logits (vocab,) of the last batch's row `index`, -1 for the last one asked for; a view that the next batch overwrites."""
         pointer = self._llama.llama_get_logits_ith(self._context, index)
         row: Floats = np.ctypeslib.as_array(pointer, (self.vocab_size,))
         if not np.isfinite(row).all():
-            raise LanguageModelError(
-                "the logits are NaN or infinite: the weights are damaged; verify the bundle"
-            )
+            raise LanguageModelError(_DAMAGED)
         return row
 
     @contextlib.contextmanager
@@ -303,5 +331,12 @@ class LlamaSession:
             llama.llama_sampler_free(chain)
 
     def sample(self, sampler: Any) -> int:
-        """The next token id, from the last row of logits asked for."""
-        return int(self._llama.llama_sampler_sample(sampler, self._context, -1))
+        """The next token id, from the last row of logits asked for.
+
+        Of that row only this token's logit is checked: damage in the layers makes all of them NaN, and damage in the head was seen by
+        `logits_row` after the prompt.
+        """
+        token = int(self._llama.llama_sampler_sample(sampler, self._context, -1))
+        if not math.isfinite(self._llama.llama_get_logits_ith(self._context, -1)[token]):
+            raise LanguageModelError(_DAMAGED)
+        return token

@@ -16,7 +16,7 @@ from runtime.messages import Picture, Reading, Sound
 from runtime.predictor import DevicePredictor, Tokens
 from runtime.recording import FeatureRecorder
 from runtime.stage_times import StageTimes
-from vaemotion.contract.audio import StreamingLogMel, normalised_window
+from vaemotion.contract.audio import StreamingWindow
 from vaemotion.contract.confidence import Confidence, apply
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.image import prepare_frame
@@ -47,10 +47,7 @@ class Perception:
         self.times = StageTimes()
         self.encodes = {"vision_encoder": 0, "audio_encoder": 0}
         self._front_end = predictor.constants.front_end
-        self._mel = StreamingLogMel(self._front_end.log_mel)
-        self._frames = np.zeros(
-            (0, self._front_end.log_mel.n_mels), np.float32
-        )  # the newest window's log-mel
+        self._sound = self._silent_window()
         self._listened_s = 0.0  # end of the sound that was taken in
         self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
         self._heard_s = 0.0  # end of the sound in the audio tokens
@@ -61,16 +58,13 @@ class Perception:
         """Take a block of sound in; nothing is encoded yet. A hole before it is not filled: ``forget_sound`` then."""
         self._listened_s = sound.time_s
         with self.times.measure("log-mel"):
-            new = self._mel.push(sound.samples)
-        self._frames = np.concatenate([self._frames, new])[-self._front_end.audio_window_frames :]
+            self._sound.push(sound.samples)
 
     def hear(self) -> None:
         """Encode the newest window of sound."""
         with self.times.measure("audio_encoder"):
-            window = normalised_window(
-                self._frames, self._front_end.audio_window_frames, self._front_end.log_mel
-            )
-            tokens = self.predictor.engines["audio_encoder"].run({"log_mel": window[None]})["tokens"][0]
+            log_mel = self._sound.newest[None]
+            tokens = self.predictor.engines["audio_encoder"].run({"log_mel": log_mel})["tokens"][0]
         self.encodes["audio_encoder"] += 1
         self.restore_sound(self._listened_s, tokens)
 
@@ -84,8 +78,10 @@ class Perception:
         """The microphone was reopened: what comes now does not go on from what was there."""
         if self._recorder is not None and len(self._audio):
             self._recorder.forget("sound")
-        self._mel = StreamingLogMel(self._front_end.log_mel)
-        self._frames, self._audio = self._frames[:0], self._audio[:0]
+        self._sound, self._audio = self._silent_window(), self._audio[:0]
+
+    def _silent_window(self) -> StreamingWindow:
+        return StreamingWindow(self._front_end.audio_window_frames, self._front_end.log_mel)
 
     @property
     def newest_s(self) -> float:

@@ -1,4 +1,4 @@
-"""What each stage of a run costs: in its own thread, in milliseconds."""
+"""What each stage of a run costs: in its own thread, in milliseconds on the clock and in seconds of that thread's processor time."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ class StageTimes:
         self._ms: dict[str, list[float]] = {}
         self._counts: dict[str, int] = {}
         self._total_s: dict[str, float] = {}
+        self._cpu_s: dict[str, float] = {}
 
     @contextmanager
     def measure(self, stage: str) -> Generator[None]:
         """Time the block."""
-        began = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), time.thread_time()
         yield
-        took_s = time.perf_counter() - began
+        cpu_s, took_s = time.thread_time() - began_cpu_s, time.perf_counter() - began_s
         kept = self._ms.setdefault(stage, [])
         kept.append(took_s * 1000)
         self._total_s[stage] = self._total_s.get(stage, 0.0) + took_s
+        self._cpu_s[stage] = self._cpu_s.get(stage, 0.0) + cpu_s
         self._counts[stage] = self._counts.get(stage, 0) + 1
         if len(kept) > 4096:
             del kept[:2048]
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Per stage: count and seconds (of all), p50, p95 and max in milliseconds (of the newest)."""
+        """Per stage: count, seconds and processor seconds (of all), p50, p95 and max in milliseconds (of the newest). The processor
+        seconds are the measuring thread's: what an engine or a decoder does on threads of its own is not in them."""
         return {
             stage: {
                 "count": self._counts[stage],
@@ -39,6 +42,7 @@ class StageTimes:
                 "p95": round(float(np.percentile(ms, 95)), 3),
                 "max": round(max(ms), 3),
                 "total_s": round(self._total_s[stage], 3),
+                "cpu_s": round(self._cpu_s[stage], 3),
             }
             for stage, ms in dict(self._ms).items()
         }

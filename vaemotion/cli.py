@@ -718,6 +718,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this once, when a command first loads it. By default llama.cpp's and torch's threads spin while they
     # wait for each other; on cores that have other work too, two of them then take fifty times as long as one (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # NumPy's matrix products here are small: on a second thread, which then spins, they take as long and twice the processor time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Since 1.29 ONNX Runtime tells its maker about each model that is opened, and keeps a database for it, unless it is told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:

@@ -58,6 +58,7 @@ def test_a_clip_at_full_pace_gives_every_reading_and_the_same_ones_again(
     timeline = read_timeline(tmp_path / "one")
     assert timeline.end is not None
     assert timeline.end.encodes == {"vision_encoder": 45, "audio_encoder": 45}
+    assert timeline.end.stages_ms["log-mel"]["count"] == 45  # once per reading, not once per block of 10 ms
     assert timeline.end.reason == "source ended"
     assert sum(timeline.end.dropped.values()) == 0
     assert [r.time_s for r in timeline.readings] == pytest.approx([k / 10 for k in range(46)])

@@ -61,7 +61,8 @@ def prepare_frame(
 ) -> npt.NDArray[np.float32]:
     """(H, W, 3) uint8 RGB → (3, side, side) float32, normalised."""
     square = squash(rotate(picture, clockwise_degrees), config.side_px)
-    scaled = square.astype(np.float32) * np.float32(1 / (255 * config.std)) - np.float32(
-        config.mean / config.std
-    )
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    # The planes are taken apart while they are bytes: apart as floats they take ten times as long.
+    planes = np.stack(cv2.split(square)).astype(np.float32)
+    planes *= np.float32(1 / (255 * config.std))
+    planes -= np.float32(config.mean / config.std)
+    return planes

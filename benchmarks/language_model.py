@@ -1,0 +1,213 @@
+"""The language model: our loop against llama.cpp driven by nothing but a loop, a kept prefix against none, branched choices against one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import statistics
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.figures import Figure, Section, share_of, times_as_fast
+from benchmarks.llama_peers import (
+    CONTEXT_TOKENS,
+    Completion,
+    Floats,
+    RawLlama,
+    smollm2_135m,
+    token_embeddings,
+)
+from benchmarks.material import tiny_bundle
+from benchmarks.timing import Times, interleaved
+from runtime.language_model import LanguageModel
+from vaemotion.contract.bundle import component_path, read_manifest
+
+PROMPT_TOKENS, NEW_TOKENS = 64, 48
+PREFIX_ROWS, WINDOW_ROWS = 160, 48  # what stays of a window's evidence, and what a new window brings
+QUESTION_TOKENS, OPTIONS, OPTION_TOKENS = 16, 7, 3
+OPENINGS = 5  # contexts are opened anew for generation: where their memory comes to lie moves two equal loops by some 4 %
+ALIKE = 0.15  # root-mean-square difference over the standard deviation: random layers amplify what F16 rounds; other work gives 1.4
+OURS, RAW, COMPLETION = "LanguageModel.generate", "raw llama_decode", "create_completion"
+BRANCHED, IN_TURN, WHOLE = "branched", "raw llama_decode in turn", "raw llama_decode, nothing kept"
+METHOD = f"""`135M`: SmolLM2-135M's true shapes (30 layers of 576, 49,152 tokens, tied) with random weights in Q8_0, written by our exporter; `tiny`: the shipped
+bundle's own. Everybody has the same file, {{threads}} threads, a context of {CONTEXT_TOKENS} tokens, F16 keys and values, flash attention. *Generation* is greedy, {PROMPT_TOKENS} token
+ids in, {NEW_TOKENS} out, asserted to be equal, in contexts opened {OPENINGS} times: the raw loop refills one `llama_batch` and asks the greedy sampler in C, without a check; ours
+also refuses what is not finite, can be aborted at any moment and leaves the cache as it was; `create_completion`, its cache cleared, also makes text of the tokens.
+CPU time is that of all threads, spinning included. *A new window*: {WINDOW_ROWS} embeddings after a prefix of {PREFIX_ROWS} in the cache, against all of them in one batch. *Answers* come
+after that prefix and a question of {QUESTION_TOKENS} tokens: ours branches the cache and evaluates all in one batch, one peer has the same in its cache and evaluates one
+after the other, one keeps nothing; nobody evaluates an answer's last token. With all before them kept, the question's last token is evaluated, since scores begin there.
+Logits and scores may differ by {ALIKE} of their spread (another size of batch rounds otherwise), and our evaluated tokens are counted."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One model, opened by both. ``size``: "135M" or "tiny"."""
+
+    size: str
+    path: Path
+    threads: int
+    ours: LanguageModel
+    raw: RawLlama
+
+    def ids(self, n: int, seed: int) -> list[int]:
+        """Seeded token ids."""
+        return np.random.default_rng(seed).integers(5, self.raw.vocab_size, n).tolist()
+
+    def timed(
+        self, what: str, calls: Mapping[str, Callable[[], object]], repetitions: int
+    ) -> dict[str, Times]:
+        return interleaved(
+            calls, repetitions, tell=lambda told: print(f"{what}, {self.size}: {told}", flush=True)
+        )
+
+
+@contextlib.contextmanager
+def opened(size: str, path: Path, folder: Path, threads: int) -> Generator[Contest]:
+    table = token_embeddings(path, folder / f"{path.stem}-embeddings.npy")
+    with (
+        LanguageModel(path, table, context_tokens=CONTEXT_TOKENS, threads=threads) as ours,
+        RawLlama(path, threads) as raw,
+    ):
+        yield Contest(size, path, threads, ours, raw)
+
+
+def generation(size: str, path: Path, folder: Path, threads: int, repetitions: int) -> list[Figure]:
+    """A prompt continued ``repetitions`` times in each opening."""
+    times: dict[str, Times] = {}
+    for _ in range(OPENINGS):
+        with opened(size, path, folder, threads) as contest, contextlib.ExitStack() as stack:
+            calls = generators(contest, stack)
+            for name, found in contest.timed("generation", calls, repetitions).items():
+                times.setdefault(name, Times()).wall_ms.extend(found.wall_ms)
+                times[name].cpu_ms.extend(found.cpu_ms)
+    figures = [share_of(f"generation, {size}: CPU time", times, OURS, RAW, at_most=1.03, cpu=True)]
+    if COMPLETION in times:
+        figures.append(times_as_fast(f"generation, {size}: wall time", times, OURS, COMPLETION))
+    return [*figures, *token_rates(size, times["the prompt alone"], times[OURS])]
+
+
+def generators(contest: Contest, stack: contextlib.ExitStack) -> dict[str, Callable[[], object]]:
+    """Who generates. ``create_completion`` ends where the tiny model says that its answer is complete: it is asked at 135M only."""
+    ours, raw, prompt = contest.ours, contest.raw, contest.ids(PROMPT_TOKENS, 1)
+
+    def generate(count: int = NEW_TOKENS) -> list[int]:
+        return list(ours.generate(ours.embed(prompt), max_tokens=count, stop_ids=()).token_ids)
+
+    expected, before = raw.generate(prompt, NEW_TOKENS), ours.evaluated_tokens
+    check_equal("our tokens", generate(), expected)
+    check_equal("tokens evaluated", ours.evaluated_tokens - before, PROMPT_TOKENS + NEW_TOKENS - 1)
+    calls: dict[str, Callable[[], object]] = {
+        OURS: generate,
+        RAW: lambda: raw.generate(prompt, NEW_TOKENS),
+        "the prompt alone": lambda: generate(1),
+    }
+    if contest.size != "tiny":
+        completion = stack.enter_context(contextlib.closing(Completion(contest.path, contest.threads)))
+        check_equal("create_completion's tokens", completion.generate(prompt, NEW_TOKENS), expected[:-1])
+        calls[COMPLETION] = lambda: completion.generate(prompt, NEW_TOKENS)
+    return calls
+
+
+def token_rates(size: str, prompt: Times, whole: Times) -> list[Figure]:
+    """Tokens per second of ours, without a target."""
+    pairs = list(zip(prompt.wall_ms, whole.wall_ms, strict=True))
+    rates = {
+        f"prompt of {PROMPT_TOKENS}": [1e3 * PROMPT_TOKENS / short for short, _ in pairs],
+        "generated": [1e3 * (NEW_TOKENS - 1) / (long - short) for short, long in pairs],
+    }
+    return [
+        Figure(f"{name}, {size}", statistics.median(values), min(values), max(values), "tokens/s", OURS)
+        for name, values in rates.items()
+    ]  # fmt: skip
+
+
+def windows(contest: Contest, repetitions: int) -> list[Figure]:
+    """Each call brings another window, so that nothing but the prefix can be kept."""
+    ours, raw = contest.ours, contest.raw
+    prefix = ours.embed(contest.ids(PREFIX_ROWS, 2))
+    tails = [ours.embed(contest.ids(WINDOW_ROWS, seed)) for seed in range(3, 7)]
+    wholes = [np.concatenate([prefix, tail]) for tail in tails]
+    turn, turn_whole = itertools.cycle(tails), itertools.cycle(wholes)
+
+    def kept(tail: Floats) -> Floats:
+        ours.set_prefix(prefix)
+        return ours.logits(tail)
+
+    kept(tails[0])  # evaluates the prefix
+    for tail, whole in zip(tails, wholes, strict=True):
+        before = ours.evaluated_tokens
+        check_alike("logits of a window", kept(tail)[0], raw.last_logits(whole))
+        check_equal("rows evaluated", ours.evaluated_tokens - before, WINDOW_ROWS)
+        check_equal("rows evaluated by the peer", raw.end(), PREFIX_ROWS + WINDOW_ROWS)
+    calls = {
+        "prefix kept": lambda: kept(next(turn)),
+        "raw llama_decode of all": lambda: raw.last_logits(next(turn_whole)),
+    }
+    times = contest.timed("window", calls, repetitions)
+    what = f"a new window, {contest.size}: {WINDOW_ROWS} of {PREFIX_ROWS + WINDOW_ROWS} rows"
+    return [share_of(what, times, "prefix kept", "raw llama_decode of all", at_most=0.35)]
+
+
+def choices(contest: Contest, question_tokens: int, repetitions: int) -> list[Figure]:
+    """Prefix and question, but for its last ``question_tokens``, are in both caches before the clock runs."""
+    ours, raw = contest.ours, contest.raw
+    before = [*contest.ids(PREFIX_ROWS, 2), *contest.ids(QUESTION_TOKENS, 7)]
+    kept, question = before[:-question_tokens], before[-question_tokens:]
+    options = [contest.ids(OPTION_TOKENS, seed) for seed in range(8, 8 + OPTIONS)]
+    ours.set_prefix(ours.embed(kept))
+    raw.keep(kept)
+    counted = ours.evaluated_tokens
+    scores = ours.score(ours.embed(question), options)
+    check_equal("tokens evaluated", ours.evaluated_tokens - counted, question_tokens + OPTIONS * (OPTION_TOKENS - 1))  # fmt: skip
+    check_alike("scores in turn", scores, raw.score_in_turn(question, options))
+    calls: dict[str, Callable[[], object]] = {
+        BRANCHED: lambda: ours.score(ours.embed(question), options),
+        IN_TURN: lambda: raw.score_in_turn(question, options),
+    }
+    what = f"{OPTIONS} answers of {OPTION_TOKENS} tokens, {contest.size}"
+    if question_tokens == 1:
+        times = contest.timed("choices", calls, repetitions)
+        return [share_of(f"{what}: all before them kept", times, BRANCHED, IN_TURN, at_most=0.5)]
+    with RawLlama(contest.path, contest.threads) as keeper_of_nothing:
+        calls[WHOLE] = lambda: keeper_of_nothing.score_whole(before, options)
+        check_alike("scores with nothing kept", scores, keeper_of_nothing.score_whole(before, options))
+        times = contest.timed("choices", calls, repetitions)
+    return [
+        share_of(f"{what}: the question of {question_tokens} evaluated, too", times, BRANCHED, IN_TURN),
+        share_of(f"{what}: nothing kept by the peer", times, BRANCHED, WHOLE, at_most=0.5),
+    ]
+
+
+def check_equal(what: str, got: object, expected: object) -> None:
+    if got != expected:
+        raise RuntimeError(f"{what}: expected {expected}, got {got}")
+
+
+def check_alike(what: str, got: npt.ArrayLike, expected: npt.ArrayLike) -> None:
+    wanted = np.asarray(expected, np.float64)
+    gap = float(np.sqrt(np.mean((np.asarray(got) - wanted) ** 2)) / wanted.std())
+    print(f"{what}: they differ by {gap:.1e} of their spread", flush=True)
+    if not gap <= ALIKE:
+        raise RuntimeError(f"{what}: they differ by {gap:.1e} of their spread, more than {ALIKE}")
+
+
+def measure(folder: Path, full: bool) -> Section:
+    """See the module's docstring; ``full``: with twice the repetitions."""
+    threads, factor = len(os.sched_getaffinity(0)), 2 if full else 1
+    bundle = tiny_bundle(folder)
+    manifest = read_manifest(bundle)
+    tiny = component_path(bundle, manifest.component("language_model"))  # the one that a run opens
+    large = smollm2_135m(folder, component_path(bundle, manifest.component("tokenizer")))
+    section = Section("Language model", METHOD.format(threads=threads))
+    section.figures += generation("135M", large, folder, threads, 3 * factor)
+    section.figures += generation("tiny", tiny, folder, threads, 15 * factor)
+    with opened("135M", large, folder, threads) as contest:
+        section.figures += windows(contest, 7 * factor)
+        section.figures += choices(contest, 1, 7 * factor)
+        section.figures += choices(contest, QUESTION_TOKENS, 5 * factor)
+    return section

@@ -1,0 +1,207 @@
+"""llama.cpp without us: a raw ``llama_decode`` loop and ``llama_cpp.Llama``, and a model of SmolLM2-135M's true shapes for all to run.
+
+In: a GGUF file, its token embeddings, prompts. Out: tokens, logits and log-probabilities, for comparison with ``runtime.language_model``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import gguf
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from export.llama_shape import LlamaShape, expected_shapes
+from export.to_gguf import SpecialTokens, write_llama_gguf
+from runtime.llama import backend
+
+Floats = npt.NDArray[np.float32]
+
+CONTEXT_TOKENS = 512  # of every contender, and the most in a batch
+SMOLLM2_135M = LlamaShape(
+    vocab_size=49_152, hidden_size=576, intermediate_size=1536, n_layers=30, n_heads=9, n_kv_heads=3, head_dim=64,
+    rope_theta=100_000.0, rms_norm_eps=1e-5, context_length=8192, tied=True,
+)  # fmt: skip
+EOS_ID = 4  # <end_of_utterance> of `vaemotion-tiny`'s tokenizer
+SPREAD = 0.04  # of the random weights: a greedy text does not repeat one token, and rounding is not amplified beyond reason
+
+
+def smollm2_135m(folder: Path, tokenizer_json: Path) -> Path:
+    """Seeded random weights at SmolLM2-135M's shapes as Q8_0, written once by our own exporter. A few hundred of its ids have a text."""
+    path = folder / "smollm2-135m-random-q8_0.gguf"
+    if not path.is_file():
+        print(f"writing {path}", flush=True)
+        noise = np.random.default_rng(0)
+        tensors = {
+            name: np.ones(size, np.float32)
+            if len(size) == 1
+            else noise.standard_normal(size, np.float32) * np.float32(SPREAD)
+            for name, size in expected_shapes(SMOLLM2_135M).items()
+            if name != "lm_head.weight"
+        }
+        special = SpecialTokens(bos_id=None, eos_id=EOS_ID, pad_id=None)
+        write_llama_gguf(path, tensors, SMOLLM2_135M, tokenizer_json, file_type="Q8_0", name=path.stem, licence="CC0-1.0", special=special)  # fmt: skip
+    return path
+
+
+def token_embeddings(path: Path, table: Path) -> Floats:
+    """(vocab, D): what llama.cpp itself looks up in this file, so that ids and embeddings give the same. Kept in ``table``, a ``.npy``."""
+    if not table.is_file() or table.stat().st_mtime < path.stat().st_mtime:
+        tensors = gguf.GGUFReader(path).tensors
+        stored = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
+        np.save(table, gguf.quants.dequantize(stored.data, stored.tensor_type).astype(np.float32))
+    return np.load(table, mmap_mode="r", allow_pickle=False)
+
+
+class Completion:
+    """``llama_cpp.Llama.create_completion``, set up as the others are."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.llama = llama_cpp.Llama(
+            str(path), n_ctx=CONTEXT_TOKENS, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.llama.close()
+
+    def generate(self, token_ids: Sequence[int], count: int) -> list[int]:
+        """Greedy: what it evaluated after the prompt, so all of ``count`` tokens but the last. Raises RuntimeError where it made fewer."""
+        self.llama.reset()  # its own prefix cache
+        told: Any = self.llama.create_completion(list(token_ids), max_tokens=count, temperature=0.0)
+        if told["usage"]["completion_tokens"] != count:
+            raise RuntimeError(f"create_completion: expected {count} tokens, got {told['usage']}")
+        return self.llama.input_ids[len(token_ids) : self.llama.n_tokens].tolist()
+
+
+class RawLlama:
+    """``llama_decode`` in a loop: batches allocated once, the greedy sampler in C, none of our guards. A context manager."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        backend()  # llama.cpp's log in memory instead of on the terminal
+        llama: Any = llama_cpp
+        self.llama = llama
+        self.model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+        params: Any = llama.llama_context_default_params()
+        params.n_ctx, params.n_threads, params.n_threads_batch = CONTEXT_TOKENS, threads, threads
+        self.context = llama.llama_init_from_model(self.model, params)
+        self.memory = llama.llama_get_memory(self.context)
+        self.width = int(llama.llama_model_n_embd(self.model))
+        self.vocab_size = int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model)))
+        self.tokens = _Batch(llama.llama_batch_init(CONTEXT_TOKENS, 0, 1))
+        self.embeddings = _Batch(llama.llama_batch_init(CONTEXT_TOKENS, self.width, 1))
+        self.kept = 0
+        """Positions of the prefix."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.llama.llama_batch_free(self.tokens.struct)
+        self.llama.llama_batch_free(self.embeddings.struct)
+        self.llama.llama_free(self.context)
+        self.llama.llama_model_free(self.model)
+
+    def generate(self, token_ids: Sequence[int], count: int) -> list[int]:
+        """Greedy, ``count`` tokens, whatever they are."""
+        llama, context, batch = self.llama, self.context, self.tokens.struct
+        sampler = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        llama.llama_sampler_chain_add(sampler, llama.llama_sampler_init_greedy())
+        self.forget(0)
+        self._decode_ids(token_ids, 0, outputs_from=len(token_ids) - 1)
+        tokens = [llama.llama_sampler_sample(sampler, context, -1)]
+        batch.n_tokens = batch.logits[0] = 1
+        for position in range(len(token_ids), len(token_ids) + count - 1):
+            batch.token[0], batch.pos[0] = tokens[-1], position
+            if llama.llama_decode(context, batch):
+                raise RuntimeError("llama_decode failed")
+            tokens.append(llama.llama_sampler_sample(sampler, context, -1))
+        llama.llama_sampler_free(sampler)
+        return tokens
+
+    def last_logits(self, rows: Floats) -> Floats:
+        """(vocab,) after embeddings (n, D), all evaluated from the beginning in one batch."""
+        self.forget(0)
+        np.ctypeslib.as_array(self.embeddings.struct.embd, (len(rows), self.width))[:] = rows
+        self._decode(self.embeddings, len(rows), 0, outputs_from=len(rows) - 1)
+        return self._logits(len(rows) - 1).copy()
+
+    def keep(self, token_ids: Sequence[int]) -> None:
+        """A prefix that ``score_in_turn`` continues."""
+        self.forget(0)
+        self._decode_ids(token_ids, 0, outputs_from=len(token_ids))
+        self.kept = len(token_ids)
+
+    def forget(self, kept: int) -> None:
+        """All but the first ``kept`` positions."""
+        self.llama.llama_memory_seq_rm(self.memory, 0, kept, -1)
+
+    def score_in_turn(self, prompt: Sequence[int], options: Sequence[Sequence[int]]) -> list[float]:
+        """Mean log-probability of each option after prefix + prompt: the prompt once, then each option's tokens as a batch."""
+        self.forget(self.kept)
+        begin = self.kept + len(prompt)
+        self._decode_ids(prompt, self.kept, outputs_from=len(prompt) - 1)
+        first = self._log_probabilities([len(prompt) - 1] * len(options), [option[0] for option in options])
+        scores: list[float] = []
+        for option, begun in zip(options, first, strict=True):
+            self._decode_ids(option[:-1], begin, outputs_from=0)
+            rest = self._log_probabilities(range(len(option) - 1), option[1:])
+            scores.append((begun + sum(rest)) / len(option))
+            self.forget(begin)
+        return scores
+
+    def score_whole(self, before: Sequence[int], options: Sequence[Sequence[int]]) -> list[float]:
+        """The same with nothing kept: per option everything before it again, and its tokens, in one batch."""
+        scores: list[float] = []
+        for option in options:
+            self.forget(0)
+            last = len(before) - 1
+            self._decode_ids([*before, *option[:-1]], 0, outputs_from=last)
+            terms = self._log_probabilities(range(last, last + len(option)), option)
+            scores.append(sum(terms) / len(option))
+        return scores
+
+    def end(self) -> int:
+        """How many positions are in the cache."""
+        return int(self.llama.llama_memory_seq_pos_max(self.memory, 0)) + 1
+
+    def _decode_ids(self, token_ids: Sequence[int], position: int, outputs_from: int) -> None:
+        np.ctypeslib.as_array(self.tokens.struct.token, (len(token_ids),))[:] = token_ids
+        self._decode(self.tokens, len(token_ids), position, outputs_from)
+
+    def _decode(self, batch: _Batch, n: int, position: int, outputs_from: int) -> None:
+        batch.positions[:n] = range(position, position + n)
+        batch.outputs[:outputs_from], batch.outputs[outputs_from:n] = 0, 1
+        batch.struct.n_tokens = n
+        if self.llama.llama_decode(self.context, batch.struct):
+            raise RuntimeError("llama_decode failed")
+
+    def _logits(self, row: int) -> Floats:
+        return np.ctypeslib.as_array(self.llama.llama_get_logits_ith(self.context, row), (self.vocab_size,))
+
+    def _log_probabilities(self, rows: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+        """Of the last batch's rows, a token of each."""
+        totals = {row: log_total(self._logits(row)) for row in set(rows)}
+        return [
+            float(self._logits(row)[token]) - totals[row] for row, token in zip(rows, token_ids, strict=True)
+        ]
+
+
+class _Batch:
+    """A ``llama_batch`` of one sequence with views of what is filled in."""
+
+    def __init__(self, struct: Any) -> None:
+        self.struct = struct
+        self.positions = np.ctypeslib.as_array(struct.pos, (CONTEXT_TOKENS,))
+        self.outputs = np.ctypeslib.as_array(struct.logits, (CONTEXT_TOKENS,))
+        np.ctypeslib.as_array(struct.n_seq_id, (CONTEXT_TOKENS,))[:] = 1
+        for i in range(CONTEXT_TOKENS):
+            struct.seq_id[i][0] = 0
+
+
+def log_total(logits: Floats) -> float:
+    """log of the sum of exp over (vocab,)."""
+    largest = logits.max()
+    return float(largest) + float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
