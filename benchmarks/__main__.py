@@ -26,7 +26,9 @@ WORK = Path("build/performance")  # models and media that a later call finds aga
 
 
 def measure(section: str, full: bool) -> None:
-    """One section, here and now."""
+    """One section, here and now. As in the program itself, threads that wait for each other sleep: what spins beside other work takes fifty times as long."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     module = importlib.import_module(f"benchmarks.{section}")
     WORK.mkdir(parents=True, exist_ok=True)
     load, began_s = os.getloadavg()[0], time.monotonic()

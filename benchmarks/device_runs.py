@@ -29,7 +29,7 @@ from runtime.session import Session
 from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.osc import OscSink
 from runtime.sinks.outbox import Outbox, Sink
-from runtime.sources import FileSource, Paced, Replay
+from runtime.sources import FileFeed, FileSource
 from runtime.stop import Stop
 from runtime.threads import thread_budget
 from runtime.timeline import read_timeline
@@ -71,7 +71,7 @@ def stream(predictor: DevicePredictor, path: Path, pace: str, sinks: Mapping[str
     boxes = [
         Outbox(name, sink, "wait" if pace == "max" else "drop-oldest", stop) for name, sink in sinks.items()
     ]
-    with contextlib.closing(Replay(source, clock) if pace == "max" else Paced(source, clock)) as feed:
+    with contextlib.closing(FileFeed(source, clock)) as feed:
         Session(
             predictor, feed, clock, boxes, stop, pace, 0.0, has_frames=source.has_frames, has_sound=source.has_sound
         ).run(start_of(path, pace))  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,13 +90,17 @@ def share_of(
         if cpu
         else ratio(times[ours].wall_ms, times[peer].wall_ms)
     )
-    return _compared(what, found, times, ours, peer, None, at_most)
+    return _compared(what, found, times, ours, peer, None, at_most, cpu)
 
 
 def _compared(
-    what: str, found: Ratio, times: dict[str, Times], ours: str, peer: str, at_least: float | None, at_most: float | None
+    what: str, found: Ratio, times: dict[str, Times], ours: str, peer: str, at_least: float | None, at_most: float | None,
+    cpu: bool = False,
 ) -> Figure:  # fmt: skip
-    told = {name: f"{name}: {times[name].median_ms:.3g} ms" for name in (ours, peer)}
+    took = {
+        name: statistics.median(times[name].cpu_ms) if cpu else times[name].median_ms for name in (ours, peer)
+    }
+    told = {name: f"{name}: {ms:.3g} ms{' of CPU' if cpu else ''}" for name, ms in took.items()}
     return Figure(what, found.median, found.least, found.most, "×", told[ours], told[peer], at_least, at_most)
 
 

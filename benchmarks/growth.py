@@ -27,7 +27,7 @@ from runtime.messages import End, Message
 from runtime.predictor import Constants, DevicePredictor, Tokens, adapter_inputs
 from runtime.session import Session
 from runtime.sinks.outbox import Outbox
-from runtime.sources import FileSource, Replay
+from runtime.sources import FileFeed, FileSource
 from runtime.stop import Stop
 from vaemotion.contract.audio import log_mel, normalised_window
 from vaemotion.contract.windows import WindowConfig, encode_count
@@ -81,7 +81,7 @@ def run(predictor: DevicePredictor, path: Path, schedule: WindowConfig | None = 
     """A file at full pace, without a narrator."""
     source, stop, ending, clock = FileSource(path), Stop(), Ending(), ManualClock()
     began_s = time.process_time()
-    with contextlib.closing(Replay(source, clock)) as feed:
+    with contextlib.closing(FileFeed(source, clock)) as feed:
         box = Outbox("ending", ending, "wait", stop)
         Session(predictor, feed, clock, [box], stop, "max", 0.0, schedule=schedule).run(start_of(path))
     whole_s, end = time.process_time() - began_s, ending.end

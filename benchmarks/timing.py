@@ -5,6 +5,7 @@ In: calls by name. Out: wall and CPU time of each repetition, and ratios of medi
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -41,7 +42,8 @@ def interleaved(
     least_s: float = LEAST_S,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Times]:
-    """Time every call ``repetitions`` times, each repetition in another order, after one call to warm up. ``tell``: is told of each repetition."""
+    """Time every call ``repetitions`` times, each repetition in another order (seeded), after one call to warm up. ``tell``: is told of each
+    repetition."""
     counts: dict[str, int] = {}
     for name, call in calls.items():
         call()
@@ -49,16 +51,15 @@ def interleaved(
         call()
         counts[name] = max(1, round(least_s / max(time.perf_counter() - began_s, 1e-7)))
     times = {name: Times() for name in calls}
-    order = list(calls)
+    chance = random.Random(0)
     for repetition in range(repetitions):
-        first = repetition % len(order)
-        for name in order[first:] + order[:first]:
+        for name in chance.sample(list(calls), len(calls)):
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             for _ in range(counts[name]):
                 calls[name]()
             times[name].wall_ms.append((time.perf_counter() - wall_s) * 1e3 / counts[name])
             times[name].cpu_ms.append((time.process_time() - cpu_s) * 1e3 / counts[name])
-        now = ", ".join(f"{name} {times[name].wall_ms[-1]:.3g} ms" for name in order)
+        now = ", ".join(f"{name} {times[name].wall_ms[-1]:.3g} ms" for name in calls)
         tell(f"{repetition + 1}/{repetitions}: {now}")
     return times
 

@@ -22,7 +22,7 @@ from runtime.messages import End, Reading
 from runtime.perception import with_confidence
 from runtime.predictor import Predictor
 from runtime.sinks.jsonl import JsonLines
-from runtime.sources import FileSource, Replay
+from runtime.sources import FileFeed, FileSource
 from runtime.stop import Stop
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.bundle import read_manifest
@@ -55,7 +55,7 @@ def window_anew(bundle: Path, clip: Path, timeline: Path, threads: int) -> Spent
     windows = predictor.constants.front_end.windows
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     source, stop, sink = FileSource(clip), Stop(), JsonLines(str(timeline))
-    feed, seen = Replay(source, ManualClock()), Seen(windows.visual_window_s + windows.frame_hop_s)
+    feed, seen = FileFeed(source, ManualClock()), Seen(windows.visual_window_s + windows.frame_hop_s)
     agenda = Agenda(windows, has_frames=source.has_frames, has_sound=source.has_sound)
     sink.publish(start_of(clip))
     now_s, readings = 0.0, 0

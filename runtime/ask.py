@@ -18,7 +18,7 @@ from runtime.clock import ManualClock
 from runtime.messages import Frame, Reading
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor, generate_text, open_predictor
-from runtime.sources import FileSource, Replay
+from runtime.sources import FileFeed, FileSource
 from vaemotion.contract import prompts
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
@@ -72,14 +72,14 @@ def evidence_at(
 ) -> Evidence:
     """The window that ends at ``at_s`` (None: the end of the file); each of its pictures and its sound is encoded once."""
     windows = predictor.constants.front_end.windows
-    perception, feed = Perception(predictor), Replay(file, ManualClock())
+    perception, feed = Perception(predictor), FileFeed(file, ManualClock())
     frames: dict[int, Frame] = {}  # grid point → the newest picture at it, of one window
     index, newest, never = 0, None, threading.Event()
     end_s = 0.0
     while at_s is None or index * windows.frame_hop_s <= at_s + 1e-6:
         arrived = feed.until(index * windows.frame_hop_s, never)
         newest = arrived.frame or newest
-        for sound in arrived.sound if path != "visual" else ():
+        if path != "visual" and (sound := arrived.heard()) is not None:
             perception.listen(sound)
         shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
         if newest is not None and shown and path != "audio":
@@ -89,6 +89,7 @@ def evidence_at(
         if arrived.over:
             break
         index += 1
+    feed.close()
     if frames:
         last = max(frames)
         for i in window_frame_indices(min(last, grid_index(end_s, windows.frame_hop_s)), windows):

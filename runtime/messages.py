@@ -163,7 +163,7 @@ class Status:
 @dataclass(frozen=True)
 class End:
     """The last message. ``reason``: "source ended", "interrupted" or "failed: ..."; ``encodes``: how often each encoder ran; ``dropped``:
-    counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds, and ``total_s``; ``deepest``: the most that ever waited in each queue. ``started_at``: ISO 8601."""
+    counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds, ``total_s`` and ``cpu_s`` (of its own thread); ``deepest``: the most that ever waited in each queue. ``started_at``: ISO 8601."""
 
     time_s: float
     reason: str

@@ -48,7 +48,7 @@ from runtime.sinks.osc import OscSink, parse_endpoint
 from runtime.sinks.outbox import Outbox, Sink
 from runtime.sinks.profile import ProfileTable
 from runtime.sinks.web import WebSink, parse_web
-from runtime.sources import Feed, FileSource, Paced, Replay
+from runtime.sources import Feed, FileFeed, FileSource
 from runtime.stop import signals
 from runtime.threads import thread_budget
 from runtime.timeline import source_name
@@ -97,9 +97,7 @@ def run(
             open_predictor(bundle, threads=thread_budget(config.runtime.threads, side_by_side=beside))
         )
         clock: Clock = ManualClock() if pace == "max" else MonotonicClock()
-        feed: Feed = (
-            live_feed(config, clock) if file is None else (Replay if pace == "max" else Paced)(file, clock)
-        )
+        feed: Feed = live_feed(config, clock) if file is None else FileFeed(file, clock)
         closing.callback(feed.close)
         controls = None
         if config.controls.osc_in:

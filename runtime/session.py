@@ -17,7 +17,7 @@ from runtime.clock import Clock
 from runtime.controls import Desk
 from runtime.installation import Installation
 from runtime.keep_media import MediaKeeper
-from runtime.messages import End, Frame, Message, Narration, Notice, Sound, Start
+from runtime.messages import End, Frame, Message, Narration, Notice, Start
 from runtime.narrator import Narrator, narrate
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor
@@ -185,11 +185,10 @@ class Session:
         for notice in arrived.notices:
             self.publish(notice)
         self._forget(perception, arrived)
-        if arrived.sound:  # its blocks at once: what follows computes in batches
+        if (sound := arrived.heard()) is not None:
             self._unheard = True
-            samples = np.concatenate([sound.samples for sound in arrived.sound])
-            heard = np.zeros_like(samples) if self.desk.deaf else samples
-            perception.listen(Sound(arrived.sound[-1].time_s, heard))
+            deaf = self.desk.deaf
+            perception.listen(replace(sound, samples=np.zeros_like(sound.samples)) if deaf else sound)
         due = agenda.due(moment_s, arrived.frames_end_s, arrived.sound_end_s)
         if arrived.frame is not None:
             self._picture = arrived.frame
@@ -215,7 +214,9 @@ class Session:
         if picture is self._encoded:
             perception.still(index)
             return
-        self._encoded, seen, taken_s = picture, picture.picture(), None
+        self._encoded, taken_s = picture, None
+        with perception.times.measure("convert picture"):
+            seen = picture.picture()
         if self.installation is not None:
             taken_s = picture.time_s
             if self.installation.cuts(seen):

@@ -1,8 +1,7 @@
 """Sources: a file as a stream of messages in the order in which they would arrive, and how they reach the perception loop.
 
 In: a video with or without sound, a sound file, or a picture. Out: ``Frame``, ``Sound`` and ``Notice``, ascending in time.
-A feed hands a perception loop what arrived until a moment: ``Replay`` as fast as the loop asks (``--pace max``),
-``Paced`` at the clock's pace through bounded mailboxes, as live devices do (``--pace real``).
+A feed hands a perception loop what arrived until a moment: ``FileFeed`` a file, ``runtime.live.LiveFeed`` devices.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError, InvalidDataError
+from av.video.reformatter import VideoReformatter
 
 from runtime.clock import Clock
 from runtime.mailbox import Closed, Ring
@@ -80,7 +80,7 @@ class FileSource:
             )
 
     def _frames(self) -> Iterator[Event]:
-        newest_s, end_s = -1.0, 0.0
+        newest_s, end_s, converter = -1.0, 0.0, VideoReformatter()
         with av.open(str(self.path)) as container:
             stream = _film(container)[0]
             stream.thread_type = "AUTO"
@@ -100,7 +100,7 @@ class FileSource:
                 newest_s = time_s
                 duration_s = (frame.duration or 0) * float(frame.time_base or 0) or 1 / rate
                 end_s = time_s + duration_s
-                yield Frame(time_s, lambda frame=frame: upright(frame), end_s)
+                yield Frame(time_s, lambda frame=frame: upright(frame, converter), end_s)
         self.frames_end_s = end_s
 
     def _sound(self) -> Iterator[Event]:
@@ -197,6 +197,12 @@ class Arrived:
         ends_s = [end for end in (self.frames_end_s, self.sound_end_s) if end is not None]
         return min(moment_s, max(ends_s)) if self.over and ends_s else moment_s
 
+    def heard(self) -> Sound | None:
+        """All of the sound as one block: what follows computes in batches."""
+        if not self.sound:
+            return None
+        return Sound(self.sound[-1].time_s, np.concatenate([sound.samples for sound in self.sound]))
+
     def add(self, event: Event) -> None:
         """Take one event in."""
         if isinstance(event, Frame):
@@ -229,32 +235,9 @@ def timed(events: Generator[Event], times: StageTimes) -> Generator[Event]:
             yield event
 
 
-class Replay:
-    """A file as fast as the loop asks, decoded within the loop: nothing is ever lost."""
-
-    def __init__(self, source: FileSource, clock: Clock) -> None:
-        self.dropped: dict[str, int] = {}
-        self.times = StageTimes()
-        self._source, self._clock = source, clock
-        self._events = timed(source.events(), self.times)
-        self._next = next(self._events, None)
-
-    def until(self, time_s: float, stop: threading.Event) -> Arrived:
-        self._clock.sleep_until(time_s, stop)
-        arrived = Arrived()
-        while self._next is not None and self._next.time_s <= time_s + _EPSILON_S and not stop.is_set():
-            arrived.add(self._next)
-            self._next = next(self._events, None)
-        arrived.frames_end_s, arrived.sound_end_s = self._source.frames_end_s, self._source.sound_end_s
-        arrived.over = self._next is None
-        return arrived
-
-    def close(self) -> None:
-        self._events.close()
-
-
-class Paced:
-    """A file at the clock's pace: a thread decodes ahead and delivers each event when its time has come."""
+class FileFeed:
+    """A file at the clock's pace: a thread decodes ahead, and each event is delivered when its time has come. On a simulated clock that is as fast as
+    the loop asks; nothing is ever lost."""
 
     def __init__(self, source: FileSource, clock: Clock) -> None:
         self.dropped: dict[str, int] = {}

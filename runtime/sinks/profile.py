@@ -20,13 +20,13 @@ class ProfileTable:
         if not isinstance(message, End):
             return
         table = Table(title=f"{message.wall_s:.1f} s, {message.readings} readings", box=SIMPLE_HEAD)
-        for column in ("stage", "count", "p50 ms", "p95 ms", "max ms", "total s", "of the run"):
+        for column in ("stage", "count", "p50 ms", "p95 ms", "max ms", "total s", "CPU s", "of the run"):
             table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
         for stage, took in message.stages_ms.items():
             share = took["total_s"] / message.wall_s if message.wall_s else 0.0
             numbers = (
                 f"{took['count']:.0f}",
-                *(f"{took[name]:.2f}" for name in ("p50", "p95", "max", "total_s")),
+                *(f"{took[name]:.2f}" for name in ("p50", "p95", "max", "total_s", "cpu_s")),
                 f"{share:.1%}",
             )
             table.add_row(stage, *numbers)

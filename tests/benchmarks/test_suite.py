@@ -15,14 +15,15 @@ from runtime.messages import Frame, Notice, Sound
 from runtime.sources import FileSource
 
 
-def test_every_call_is_made_equally_often_and_each_is_first_in_turn() -> None:
+def test_every_call_is_made_once_a_round_and_the_rounds_orders_differ() -> None:
     made: list[str] = []
     calls = {name: lambda name=name: made.append(name) for name in "abc"}
     times = interleaved(calls, 6, least_s=0.0)
     warm, rounds = made[:6], made[6:]
     assert Counter(warm) == {"a": 2, "b": 2, "c": 2}
     turns = ["".join(rounds[k : k + 3]) for k in range(0, len(rounds), 3)]
-    assert turns == ["abc", "bca", "cab"] * 2
+    assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert len(set(turns)) > 2
     assert [len(t.wall_ms) for t in times.values()] == [len(t.cpu_ms) for t in times.values()] == [6] * 3
 
 

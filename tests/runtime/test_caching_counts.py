@@ -19,7 +19,7 @@ from runtime.messages import End, Message, Start
 from runtime.predictor import DevicePredictor, open_predictor
 from runtime.session import Session
 from runtime.sinks.outbox import Outbox
-from runtime.sources import FileSource, Replay
+from runtime.sources import FileFeed, FileSource
 from runtime.stop import Stop
 from tests.media import write_work
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel
@@ -89,7 +89,7 @@ def counted_run(predictor: DevicePredictor, clip: Path, monkeypatch: pytest.Monk
             vaemotion.contract.front_end,
         ):  # a stream's, and a whole window's
             patch.setattr(module, "log_mel", counted_log_mel)
-        feed = Replay(source, clock)
+        feed = FileFeed(source, clock)
         boxes = [Outbox("end", sink, "wait", stop)]
         session = Session(
             predictor.exchanged(engines), feed, clock, boxes, stop, "max", 0.0,

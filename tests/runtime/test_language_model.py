@@ -88,8 +88,11 @@ def test_embed_looks_up_float16_memory_maps(tmp_path: Path, untied: TinyLlama, p
         rows = model.embed([3, 3, 415])
         assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, untied.token_embeddings[[3, 3, 415]], atol=1e-3)
+        generated = model.generate(rows, max_tokens=8, stop_ids=[])
         with pytest.raises(LanguageModelError, match="token_ids: expected 0 to 415, got 2 to 416"):
             model.embed([2, 416])
+    with LanguageModel(path, table.astype(np.float32), threads=1) as model:
+        assert model.generate(rows, max_tokens=8, stop_ids=[]) == generated
 
 
 def test_prefix_is_evaluated_once(model: LanguageModel, untied: TinyLlama) -> None:
@@ -321,11 +324,41 @@ def test_damaged_weights_are_noticed(tmp_path: Path, untied: TinyLlama, path: Pa
     reader = gguf.GGUFReader(damaged, "r+")
     next(tensor for tensor in reader.tensors if tensor.name == "blk.0.ffn_up.weight").data[0, 0] = np.nan
     reader.data.flush()
+    with LanguageModel(damaged, untied.token_embeddings, threads=1) as model:
+        for call in (
+            lambda: model.logits(embeddings(3)),
+            lambda: model.score(embeddings(3), OPTIONS),
+            lambda: model.generate(embeddings(3), max_tokens=2, stop_ids=[]),
+        ):
+            with pytest.raises(LanguageModelError, match="weights are damaged"):
+                call()
+
+
+def test_a_damaged_head_is_noticed_before_the_first_token(
+    tmp_path: Path, untied: TinyLlama, path: Path
+) -> None:
+    damaged = tmp_path / "nan-head.gguf"
+    damaged.write_bytes(path.read_bytes())
+    reader = gguf.GGUFReader(damaged, "r+")
+    next(tensor for tensor in reader.tensors if tensor.name == "output.weight").data[200, 0] = np.nan
+    reader.data.flush()
     with (
         LanguageModel(damaged, untied.token_embeddings, threads=1) as model,
         pytest.raises(LanguageModelError, match="weights are damaged"),
     ):
-        model.logits(embeddings(3))
+        model.generate(embeddings(3), max_tokens=2, stop_ids=[])
+
+
+def test_damage_that_only_a_generated_token_meets_is_noticed(untied: TinyLlama, path: Path) -> None:
+    with LanguageModel(path, untied.token_embeddings, threads=1) as model:
+        first = model.generate(embeddings(3), max_tokens=1, stop_ids=[]).token_ids[0]
+    table = untied.token_embeddings.copy()
+    table[first] = np.nan
+    with (
+        LanguageModel(path, table, threads=1) as model,
+        pytest.raises(LanguageModelError, match="weights are damaged"),
+    ):
+        model.generate(embeddings(3), max_tokens=2, stop_ids=[])
 
 
 def test_missing_binding_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from runtime.session import Session
 from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.osc import PREFIX, OscSink
 from runtime.sinks.outbox import Outbox
-from runtime.sources import Arrived, Feed, FileSource, Replay
+from runtime.sources import Arrived, Feed, FileFeed, FileSource
 from runtime.stage_times import StageTimes
 from runtime.stop import Stop
 from runtime.threads import ThreadBudget
@@ -144,7 +144,7 @@ def run_with_controls(
     with (
         open_predictor(bundle, threads=ThreadBudget(1, 1)) as predictor,
         contextlib.closing(Controls(LOOPBACK, 0)) as controls,
-        contextlib.closing(Scripted(Replay(source, clock), script, peer, controls)) as feed,
+        contextlib.closing(Scripted(FileFeed(source, clock), script, peer, controls)) as feed,
     ):
         boxes = [
             Outbox("osc:peer", OscSink(LOOPBACK, peer.port), "wait", stop),

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.clock import ManualClock, MonotonicClock
 from runtime.messages import Frame, Notice, Sound
-from runtime.sources import FileSource, Paced, Replay
+from runtime.sources import FileFeed, FileSource
 from tests.media import encode_sound, tone, write_mp4, write_wav, write_work
 from vaemotion.contract.media import MediaError
 from vaemotion.data.loader import Media, load_clip
@@ -154,10 +154,11 @@ def test_what_is_no_medium_is_refused_in_one_sentence(tmp_path: Path, content: b
         FileSource(tmp_path / "none.mp4")
 
 
-def test_both_feeds_deliver_the_same_moments(tmp_path: Path) -> None:
+def test_at_any_pace_the_same_moments_are_delivered(tmp_path: Path) -> None:
     path = write_work(tmp_path / "clip.mkv", 1.0)
     seen: list[list[tuple[float | None, int]]] = []
-    for feed in (Replay(FileSource(path), ManualClock()), Paced(FileSource(path), MonotonicClock())):
+    for clock in (ManualClock(), MonotonicClock()):
+        feed = FileFeed(FileSource(path), clock)
         never, moments = threading.Event(), []
         for k in range(11):
             arrived = feed.until(k / 10, never)
@@ -176,7 +177,7 @@ def test_both_feeds_deliver_the_same_moments(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_the_waiting_at_once(tmp_path: Path) -> None:
-    feed = Paced(FileSource(write_work(tmp_path / "clip.mkv", 0.5)), MonotonicClock())
+    feed = FileFeed(FileSource(write_work(tmp_path / "clip.mkv", 0.5)), MonotonicClock())
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     arrived = feed.until(3600.0, stop)

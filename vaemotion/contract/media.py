@@ -37,9 +37,11 @@ def refuse_unusable(path: Path) -> None:
         raise MediaError(f"{path} is truncated: it holds {size} of {promised} bytes")
 
 
-def upright(frame: Any) -> npt.NDArray[np.uint8]:
-    """A decoded frame (``av.VideoFrame``) as its viewer sees it. Returns (H, W, 3) uint8 RGB."""
-    picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+def upright(frame: Any, converter: Any = None) -> npt.NDArray[np.uint8]:
+    """A decoded frame (``av.VideoFrame``) as its viewer sees it. Returns (H, W, 3) uint8 RGB. ``converter``: a stream's own
+    ``VideoReformatter``, for one thread at a time: it is set up once, and not for each frame."""
+    rgb = frame.reformat(format="rgb24") if converter is None else converter.reformat(frame, format="rgb24")
+    picture = np.asarray(rgb.to_ndarray(), np.uint8)
     # FFmpeg's display matrix turns counterclockwise; only quarter turns are known to cameras.
     return rotate(picture, -90 * round(frame.rotation / 90))
 

@@ -126,9 +126,11 @@ class AstEncoder(nn.Module):
         self.rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        tokens = self.ast(log_mel).last_hidden_state[
-            :, 2:
-        ]  # without [CLS] and distillation: (B, rows * steps, width)
+        # Its layers called directly: its own forward would have the export add a mask of zeros to every layer's steps × steps scores.
+        hidden = self.ast.embeddings(log_mel)
+        for layer in self.ast.layers:
+            hidden = layer(hidden, None)
+        tokens = self.ast.layernorm(hidden)[:, 2:]  # without [CLS] and distillation: (B, rows * steps, width)
         return tokens.unflatten(1, (self.rows, -1)).mean(1)
 
 
