@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -193,6 +195,14 @@ def started(bundle: Path, path: Path, timeline: Path) -> Generator[tuple[psutil.
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         process.wait()
+
+
+def help_cpu_s() -> float:
+    """CPU time of ``vaemotion --help``."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "vaemotion.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def start(bundle: Path, path: Path, timeline: Path) -> float:

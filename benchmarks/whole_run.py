@@ -14,7 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import torch_peers
-from benchmarks.device_runs import Spent, apart, decoded, in_turns, marks, ours, paced, start, whole
+from benchmarks.device_runs import (
+    Spent,
+    apart,
+    decoded,
+    help_cpu_s,
+    in_turns,
+    marks,
+    ours,
+    paced,
+    start,
+    whole,
+)
 from benchmarks.figures import Curve, Figure, Section, times_as_fast
 from benchmarks.material import clip, tiny_bundle
 from benchmarks.timing import Times
@@ -107,6 +118,7 @@ def at_real_pace(bundle: Path, folder: Path, seconds: float) -> list[Figure]:
     latency_ms = [r.latency_ms for r in read.readings[WARM_UP_READINGS:] if r.latency_ms is not None]
     starts_s = [start(bundle, path, folder / "timeline-start.jsonl") for _ in range(STARTS - 1)]
     return [
+        figure_of("CPU time of vaemotion --help", [help_cpu_s() for _ in range(STARTS)], "s", at_most=0.15),
         figure_of("start to first reading", [run.first_reading_s, *starts_s], "s", at_most=3),
         figure_of("peak memory of the device process", [run.peak_mb], "MB", at_most=300),
         figure_of("CPU at real pace, of one core", [100 * run.cpu_share], "%"),
