@@ -47,7 +47,7 @@ class Perception:
         self.times = StageTimes()
         self.encodes = {"vision_encoder": 0, "audio_encoder": 0}
         self._front_end = predictor.constants.front_end
-        self._sound = self._silent_window()
+        self._sound = self._empty_window()
         self._listened_s = 0.0  # end of the sound that was taken in
         self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
         self._heard_s = 0.0  # end of the sound in the audio tokens
@@ -78,9 +78,9 @@ class Perception:
         """The microphone was reopened: what comes now does not go on from what was there."""
         if self._recorder is not None and len(self._audio):
             self._recorder.forget("sound")
-        self._sound, self._audio = self._silent_window(), self._audio[:0]
+        self._sound, self._audio = self._empty_window(), self._audio[:0]
 
-    def _silent_window(self) -> StreamingWindow:
+    def _empty_window(self) -> StreamingWindow:
         return StreamingWindow(self._front_end.audio_window_frames, self._front_end.log_mel)
 
     @property
