@@ -1,4 +1,4 @@
-"""The web page over real sockets and in a real browser: what docs/web.md promises."""
+"""The web page over real sockets: what docs/web.md promises. In a browser: test_web_browser.py."""
 
 from __future__ import annotations
 
@@ -8,114 +8,40 @@ import logging
 import random
 import re
 import select
-import shutil
 import socket
-import subprocess
 import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
-from websockets.sync.client import ClientConnection, connect
 
-from runtime.messages import DeviceStatus, End, Message, Narration, Notice, Reading, Start, Status, record
-from runtime.sinks.console import words
+from runtime.messages import Narration, Notice, record
 from runtime.sinks.outbox import Outbox
 from runtime.sinks.web import MAX_CONNECTIONS, MAX_PAGES, WINDOW, WebSink, parse_web
 from runtime.sinks.web_server import FILES, SECURITY_HEADERS
-from vaemotion.contract.emotions import EMOTIONS, emotion_distribution
+from tests.web_peers import (
+    END,
+    LOOPBACK,
+    PATIENCE_S,
+    ROOT,
+    SECRET,
+    START,
+    TOKEN,
+    answer,
+    ask,
+    handshake,
+    jpeg,
+    page,
+    reading,
+    serving,
+    status,
+    take,
+    wait_until,
+)
 from vaemotion.contract.errors import UsageError, UserError
-
-ROOT = Path(__file__).parents[2]
-LOOPBACK = "127.0.0.1"
-TOKEN = "0123456789abcdef"
-SECRET = "only-for-those-with-the-token"
-PATIENCE_S = 60
-START = Start("tiny", "0" * 64, SECRET, "real", ("CPU",), {}, "1")
-END = End(9.0, "source ended", "2026-01-01T00:00:00+00:00", 9.0, 90, 1, {})
-
-
-def reading(time_s: float, valence: float = 0.5, arousal: float = -0.25) -> Reading:
-    shares = dict(zip(EMOTIONS, emotion_distribution(valence, arousal).tolist(), strict=True))
-    return Reading(time_s, valence, arousal, 0.1, 0.2, shares, "audio-visual", 0.05, 0.1, 41.5)
-
-
-def status(time_s: float) -> Status:
-    camera, microphone = DeviceStatus("frozen", 4.2, 3), DeviceStatus("live", 0.1)
-    return Status(
-        time_s, "engaged", int(time_s), 3600.0, 1.0, 90, False, 0.0, 0, 0, 12, 3, camera, microphone,
-        skew_ms=-12.0, latency_p99_ms=68.0, clock_synchronised=False, narrator="slowed",
-    )  # fmt: skip
-
-
-def jpeg(brightness: int) -> bytes:
-    encoded, picture = cv2.imencode(".jpg", np.full((24, 32, 3), brightness, np.uint8))
-    assert encoded
-    return picture.tobytes()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.005)
-
-
-@contextlib.contextmanager
-def serving(**options) -> Iterator[WebSink]:
-    with contextlib.closing(WebSink(LOOPBACK, 0, **options)) as sink:
-        yield sink
-
-
-@contextlib.contextmanager
-def page(
-    sink: WebSink, query: str = "", *, host: str = "", origin: str | None = "same"
-) -> Iterator[ClientConnection]:
-    """A WebSocket as the page opens it."""
-    host = host or f"{LOOPBACK}:{sink.port}"
-    origin = f"http://{host}" if origin == "same" else origin
-    with (
-        socket.create_connection((LOOPBACK, sink.port), timeout=PATIENCE_S) as raw,
-        connect(
-            f"ws://{host}/socket{query}", sock=raw, origin=origin, compression=None, proxy=None,
-            ping_interval=None, open_timeout=PATIENCE_S, close_timeout=1,
-        ) as connection,
-    ):  # fmt: skip
-        yield connection
-
-
-def handshake(port: int, query: str = "") -> bytes:
-    """A WebSocket's opening handshake as it is sent."""
-    here = f"{LOOPBACK}:{port}"
-    return (
-        f"GET /socket{query} HTTP/1.1\r\nHost: {here}\r\nOrigin: http://{here}\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    ).encode()
-
-
-def take(connection: ClientConnection) -> dict:
-    return json.loads(connection.recv(timeout=PATIENCE_S))
-
-
-def ask(port: int, *lines: str) -> bytes:
-    """An HTTP request's whole answer."""
-    with socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S) as client:
-        client.sendall("\r\n".join((*lines, "", "")).encode())
-        return b"".join(iter(lambda: client.recv(65_536), b""))
-
-
-def answer(sink: WebSink, path: str, host: str = "", method: str = "GET") -> bytes:
-    return ask(sink.port, f"{method} {path} HTTP/1.1", f"Host: {host or f'{LOOPBACK}:{sink.port}'}")
-
 
 # --- over sockets -----------------------------------------------------------------------------------------------------
 
@@ -534,331 +460,3 @@ def test_malformed_requests_and_frames_harm_nothing_and_see_nothing(caplog: pyte
         assert take(witness)["time_s"] == 7.0
         wait_until(lambda: sink.pages == 1)
     assert caplog.records == []
-
-
-# --- in a browser -----------------------------------------------------------------------------------------------------
-
-
-class Browser:
-    """Headless Chromium, driven over its DevTools protocol."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection, self._calls = connection, 0
-        self.events: list[dict] = []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-        # What the page claimed to be, from its first moment on.
-        self.call("Page.addScriptToEvaluateOnNewDocument", source="""
-            window.claims = [];
-            new MutationObserver(() => {
-              const claim = document.body?.dataset.live;
-              if (claim && claim !== claims.at(-1)) claims.push(claim);
-            }).observe(document, {attributes: true, childList: true, subtree: true});""")  # fmt: skip
-
-    def call(self, method: str, **parameters) -> dict:
-        self._calls += 1
-        self._connection.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
-        while (got := json.loads(self._connection.recv(timeout=PATIENCE_S))).get("id") != self._calls:
-            self.events.append(got)
-        assert "error" not in got, got
-        return got["result"]
-
-    def open(
-        self, url: str, width: int = 1280, height: int = 800, scale: float = 1.0, phone: bool = False
-    ) -> None:
-        self.events.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=scale,
-            mobile=phone,
-        )
-        self.call("Page.navigate", url=url)
-        wait_until(lambda: self.eval("document.readyState === 'complete' && location.href !== 'about:blank'"))
-
-    def eval(self, script: str):
-        got = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in got, got
-        return got["result"].get("value")
-
-    def text(self, name: str) -> str:
-        return self.eval(f"document.getElementById('{name}').textContent").strip()
-
-    def wait_for(self, script: str) -> None:
-        wait_until(lambda: self.eval(script))
-
-    def wait_for_value(self, script: str, expected: object) -> None:
-        """For what depends on the reading being live: a machine that stalls for a second makes it stale for a moment."""
-        deadline = time.monotonic() + PATIENCE_S
-        while (got := self.eval(script)) != expected:
-            assert time.monotonic() < deadline, got
-            time.sleep(0.05)
-
-    def complaints(self) -> list[dict]:
-        """Errors, also of the content security policy; a connection that was lost is none of the page's."""
-        logged = [e for e in self.events if e["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
-        wrong = [e for e in logged if e["params"].get("entry", {}).get("level", "error") == "error"]
-        return [e for e in wrong if "WebSocket connection to" not in json.dumps(e)]
-
-    def asked_for(self) -> set[str]:
-        return {
-            e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"
-        }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(names)} is installed")
-    folder = tmp_path_factory.mktemp("chromium")
-    command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-               f"--user-data-dir={folder}", "--remote-debugging-port=0", "about:blank"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            told = folder / "DevToolsActivePort"
-            wait_until(lambda: told.exists() and "\n" in told.read_text())
-            with urllib.request.urlopen(
-                f"http://{LOOPBACK}:{told.read_text().split()[0]}/json/list"
-            ) as listed:
-                [target] = [t for t in json.load(listed) if t["type"] == "page"]
-            with connect(
-                target["webSocketDebuggerUrl"], max_size=None, compression=None, proxy=None
-            ) as connection:
-                yield Browser(connection)
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
-def feeding(sink: WebSink, *messages: Message) -> Iterator[None]:
-    """The messages once, and then the last again and again, as live readings come."""
-    over = threading.Event()
-
-    def feed() -> None:
-        for message in messages:
-            sink.publish(message)
-        while not over.wait(0.1):
-            sink.publish(messages[-1])
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-LIVE = "document.body.dataset.live === 'live'"
-
-
-WIDE = "document.documentElement.scrollWidth"
-
-
-def test_the_page_acknowledges_each_message_and_shows_it(browser: Browser) -> None:
-    with serving() as sink:
-        browser.open(sink.url)
-        wait_until(lambda: sink.pages == 1)
-        for k in range(3 * WINDOW):  # more than a page may owe
-            sink.publish(reading(60.0 * k, k / 100))
-            browser.wait_for(f"document.getElementById('valence').textContent === '+{k / 100:.2f} ± 0.10'")
-            browser.wait_for(f"document.getElementById('clock').textContent === '0:{k:02}:00'")
-        assert sink.dropped == 0
-        sent = [
-            e["params"]["response"] for e in browser.events if e["method"] == "Network.webSocketFrameSent"
-        ]
-        assert {str(k + 1) for k in range(2 * WINDOW)} <= {frame["payloadData"] for frame in sent}
-        assert browser.asked_for() == {sink.url + path[1:] for path in FILES}
-        assert browser.complaints() == []
-
-
-def test_the_page_shows_everything_as_text(browser: Browser) -> None:
-    told = replace(
-        reading(5.0, 0.5, -0.4), label="contentment", confidence=0.64, valence_interval=0.3, arousal_interval=0.25
-    )  # fmt: skip
-    sentences = [Narration(4.0, 2.0, "a bell", True), Narration(4.5, 3.0, "rain <b>on</b> a roof", False)]
-    with serving(token=TOKEN) as sink:
-        browser.open(sink.url)
-        with feeding(sink, START, status(4.0), *sentences, Notice(4.5, "<i>a drop</i>"), told):
-            browser.wait_for(LIVE)
-            browser.wait_for_value("document.getElementById('link-words').textContent", "live")
-            assert browser.text("source") == f"{SECRET} · tiny"
-            assert browser.text("words") == words(told)
-            assert browser.text("committed") == "contentment (64 % sure)"
-            assert browser.text("valence") == "+0.50 ± 0.30"
-            assert browser.text("arousal") == "−0.40 ± 0.25"
-            assert browser.text("ellipse") == "ellipse: on each axis, 90 in 100 lie within"
-            assert browser.text("notice") == "0:00:04  <i>a drop</i>"
-            rows = "[...document.querySelectorAll('{}')].map((row) => row.innerText.split('\\n').map((text) => text.trim()))"
-            bars = browser.eval(rows.format("#emotions li"))
-            assert [(bar[0].removesuffix(" ●"), bar[-1]) for bar in bars] == [
-                (name, f"{share:.0%}".replace("%", " %")) for name, share in told.emotions.items()
-            ]
-            assert [row[0] for row in browser.eval(rows.format("#narrations li"))] == [
-                "rain <b>on</b> a roof …",
-                "a bell",
-            ]
-            lights = "[...document.querySelectorAll('#lights li')].map((row) => [row.className, ...[...row.children].map((c) => c.textContent)])"
-            browser.wait_for_value(lights, [
-                ["bad", "camera", "frozen · 4.2 s · lost 3 ×"],
-                ["good", "microphone", "live"],
-                ["path good", "rests on", "audio-visual"],
-                ["good", "state", "engaged"],
-                ["good", "output", "on"],
-                ["warn", "narrator", "slowed"],
-                ["bad", "wall clock", "not synchronised"],
-            ])  # fmt: skip
-            figures = dict(browser.eval(rows.format("#figures div")))
-            assert figures["latency"] == "42 ms"
-            assert figures["latency p99"] == "68 ms"
-            assert figures["skew"] == "−12 ms"
-            assert figures["drift"] == "–"
-            assert (figures["moments dropped"], figures["messages dropped"]) == ("12", "3")
-        assert browser.complaints() == []
-
-
-def test_the_point_stands_where_the_reading_is_in_every_pixel_density(browser: Browser) -> None:
-    bright = """((v, a) => { const plane = document.getElementById('plane');
-        const place = [plane.width * (0.5 + v * REACH), plane.height * (0.5 - a * REACH)];
-        const [r, g, b, alpha] = plane.getContext('2d').getImageData(...place, 1, 1).data;
-        return (r + g + b) * alpha / 255 > 400; })"""
-    for scale in (1.0, 2.0):
-        with serving() as sink:
-            browser.open(sink.url, scale=scale)
-            with feeding(sink, reading(1.0, 0.6, -0.7)):
-                browser.wait_for(f"{LIVE} && {bright}(0.6, -0.7)")
-                assert not browser.eval(f"{bright}(-0.6, -0.7) || {bright}(0.6, 0.7)")
-            assert browser.eval("plane.width === Math.round(plane.clientWidth * devicePixelRatio)".replace(
-                "plane.", "document.getElementById('plane')."))  # fmt: skip
-            assert browser.eval("devicePixelRatio") == scale
-
-
-def test_the_page_has_the_contracts_words_and_geometry(browser: Browser) -> None:
-    with serving() as sink:
-        browser.open(sink.url)
-        for valence in np.linspace(-1, 1, 11):
-            for arousal in (-1.0, -0.61, -0.2, 0.0, 0.199, 0.6, 1.0):
-                told = f"`${{level({arousal}, AROUSAL_WORDS)}}, ${{level({valence}, VALENCE_WORDS)}}`"
-                assert browser.eval(told) == words(reading(0.0, float(valence), arousal))
-
-
-def test_a_value_that_no_longer_comes_is_grey_within_moments_and_never_was_live_for_who_comes_later(
-    browser: Browser,
-) -> None:
-    opacity = "parseFloat(getComputedStyle(document.getElementById('{}')).opacity)"
-    with serving() as sink:
-        browser.open(sink.url)
-        with feeding(sink, START, status(1.0), reading(1.0)):
-            browser.wait_for(f"{LIVE} && {opacity.format('words')} === 1")
-        browser.wait_for("document.body.dataset.live === 'stale'")
-        assert browser.text("link-words") == "no new reading"
-        for grey in ("words", "valence", "emotions", "affect", "narrations"):
-            browser.wait_for(f"{opacity.format(grey)} < 0.6")
-        browser.wait_for(f"document.body.dataset.status === 'stale' && {opacity.format('lights')} < 0.6")
-        browser.open(sink.url)
-        browser.wait_for("document.body.dataset.live === 'stale'")
-        assert browser.text("valence") == "+0.50 ± 0.10"
-        assert "live" not in browser.eval("claims")
-
-
-def test_a_lost_connection_is_said_at_once_and_made_again(browser: Browser) -> None:
-    with serving() as sink:
-        browser.open(sink.url)
-        with feeding(sink, START, reading(1.0)):
-            browser.wait_for(LIVE)
-    browser.wait_for("document.body.dataset.live === 'lost'")
-    assert browser.text("link-words") == "connection lost, trying again"
-    with contextlib.closing(WebSink(LOOPBACK, sink.port)) as again, feeding(again, START, reading(2.0)):
-        browser.wait_for(LIVE)
-        again.publish(END)
-        browser.wait_for("document.body.dataset.live === 'ended'")
-        assert browser.text("link-words") == "the run ended: source ended"
-    with contextlib.closing(WebSink(LOOPBACK, sink.port)) as next_run, feeding(next_run, START, reading(3.0)):
-        browser.wait_for(LIVE)
-
-
-def test_a_connection_on_which_nothing_comes_is_taken_for_dead(browser: Browser) -> None:
-    with serving() as sink:
-        browser.open(sink.url)
-        browser.wait_for(
-            "['waiting', 'lost', 'waiting'].every((claim, i) => claims.slice(claims.indexOf('waiting'))[i] === claim)"
-        )
-
-
-def test_the_camera_is_seen_only_while_it_is_live_and_the_page_says_that_it_is_on(browser: Browser) -> None:
-    newest: list[bytes | None] = [jpeg(220)]
-    seen = "document.getElementById('picture').getContext('2d').getImageData(1, 1, 1, 1).data[0] > 200"
-    stale = "document.getElementById('preview').classList.contains('stale')"
-    with serving(preview=lambda: newest[0]) as sink:
-        browser.open(sink.url)
-        blind = replace(reading(1.0), path="audio", visual_age_s=None)
-        with feeding(sink, START, reading(1.0)):
-            browser.wait_for(f"{LIVE} && {seen} && !{stale}")
-            assert "Camera preview is on" in browser.eval("document.querySelector('#preview h2').innerText")
-            newest[0] = None
-            browser.wait_for(f"{LIVE} && {stale}")
-            newest[0] = jpeg(220)
-            browser.wait_for(f"{LIVE} && !{stale}")
-        with feeding(sink, blind):
-            browser.wait_for(f"{LIVE} && {stale}")
-        assert browser.complaints() == []
-    with serving() as sink:
-        browser.open(sink.url)
-        with feeding(sink, START, reading(1.0)):
-            browser.wait_for(LIVE)
-            assert browser.eval("document.getElementById('preview').offsetParent === null")
-
-
-def test_a_phone_reads_it_without_scrolling_sideways(browser: Browser) -> None:
-    long = Narration(1.0, 0.5, "incomprehensibilities " * 12, True)
-    for width in (360, 390, 768):
-        with serving() as sink:
-            browser.open(sink.url, width, 780, 2.0, phone=True)
-            with feeding(sink, START, status(1.0), long, replace(reading(1.0), label="something else")):
-                browser.wait_for(LIVE)
-                assert browser.eval(f"{WIDE} <= {width} && innerWidth === {width}")
-                smallest = "Math.min(...[...document.querySelectorAll('main *')].map((e) => parseFloat(getComputedStyle(e).fontSize)))"
-                assert browser.eval(smallest) >= 11
-
-
-@pytest.mark.parametrize("size", [(1920, 1080), (1280, 800), (1080, 1920)])
-def test_a_projection_is_large_quiet_and_whole(browser: Browser, size: tuple[int, int]) -> None:
-    width, height = size
-    with serving() as sink:
-        browser.open(sink.url + "?mode=projection", width, height)
-        long = Narration(
-            1.0, 0.5, "A storm of thin black lines gathers while the low strings grow louder. " * 4, True
-        )
-        with feeding(sink, START, status(1.0), long, Notice(1.0, "x"), reading(1.0)):
-            browser.wait_for(LIVE)
-            shown = "[...document.querySelectorAll('header, header *, main, main *')].filter((e) => e.getClientRects().length && !e.children.length && e.textContent)"
-            texts = ["stirring", "calm", "unpleasant", "pleasant", "calm, pleasant", long.text]
-            browser.wait_for_value(f"{shown}.map((e) => e.textContent)", texts)
-            outside = f"{shown}.some((e) => e.getBoundingClientRect().bottom > {height} || e.getBoundingClientRect().right > {width})"
-            assert not browser.eval(outside)
-            least = f"Math.min(...{shown}.map((e) => parseFloat(getComputedStyle(e).fontSize)))"
-            assert browser.eval(least) >= 0.04 * min(size)
-            assert browser.eval("document.getElementById('plane').clientWidth") >= 0.75 * min(size)
-            assert browser.eval("getComputedStyle(document.documentElement).cursor") == "none"
-            assert browser.eval(f"{WIDE} <= {width} && document.documentElement.scrollHeight <= {height}")
-            sink.publish(replace(status(2.0), muted=True))
-            browser.wait_for("getComputedStyle(document.querySelector('main')).opacity === '0'")
-            sink.publish(status(3.0))
-            browser.wait_for("getComputedStyle(document.querySelector('main')).opacity === '1'")
-        browser.wait_for("document.getElementById('link').getClientRects().length === 1")
-
-
-def test_who_wants_less_motion_gets_none(browser: Browser) -> None:
-    browser.call(
-        "Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}]
-    )
-    try:
-        with serving() as sink:
-            browser.open(sink.url)
-            moving = "[...document.querySelectorAll('*')].filter((e) => getComputedStyle(e).transitionDuration !== '0s').length"
-            assert browser.eval(moving) == 0
-    finally:
-        browser.call("Emulation.setEmulatedMedia", features=[])
