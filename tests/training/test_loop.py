@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -64,6 +66,35 @@ def train(
 
     objective = Given(module, loss)
     return fit("test", objective, samples, config, out, seed=seed, resume=resume, stop_after=stop_after)
+
+
+BESIDE_OPENCV = """
+import sys; from dataclasses import replace; from pathlib import Path
+import cv2, numpy as np, torch
+from vaemotion.training.config import Optimisation
+from vaemotion.training.loop import Objective, fit
+
+class Square(Objective):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+    def forward(self, batch):
+        return (self.weight * batch).square().mean(), {}
+
+def drawn(numbers):
+    picture = cv2.GaussianBlur(np.full((1080, 1920, 3), 9, np.uint8), (31, 31), 5)  # large enough for threads
+    return torch.full((len(numbers),), float(picture.mean()))
+
+cv2.setNumThreads(2)
+drawn([0])
+config = Optimisation(steps=2, batch=2, learning_rate=1e-2, workers=1)
+assert fit("test", Square(), drawn, config, Path(sys.argv[1]), seed=3, resume=False)
+"""
+
+
+def test_workers_start_where_opencv_has_threads_already(tmp_path: Path) -> None:
+    """A worker that inherits OpenCV's pool without its threads would wait for them for ever."""
+    subprocess.run([sys.executable, "-c", BESIDE_OPENCV, str(tmp_path)], check=True, timeout=180)
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:

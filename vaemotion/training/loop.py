@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
@@ -72,10 +73,7 @@ def learning_rate_factor(step: int, config: Optimisation) -> float:
 
 
 def _one_thread(_: int) -> None:
-    import cv2
-
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def fit(
@@ -109,6 +107,8 @@ def fit(
     start = min(load_state(out, objective, optimizer, identity), config.steps)
     stop = min(config.steps, start + stop_after) if stop_after is not None else config.steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: learning_rate_factor(start + k, config))
+    if config.workers:  # here and not in them: a fork inherits OpenCV's pool without its threads, and would wait for them for ever
+        cv2.setNumThreads(1)
     loader = DataLoader(
         range(start * config.batch, stop * config.batch), batch_size=micro, collate_fn=collate,  # type: ignore[arg-type]
         num_workers=config.workers, worker_init_fn=_one_thread, prefetch_factor=4 if config.workers else None,
