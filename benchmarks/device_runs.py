@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import psutil
 
-from benchmarks.timing import interleaved
+from benchmarks import timing
 from runtime.clock import ManualClock, MonotonicClock
 from runtime.messages import Message, Reading, Start
 from runtime.predictor import DevicePredictor, Predictor, open_predictor
@@ -36,6 +36,7 @@ from runtime.stop import Stop
 from runtime.threads import thread_budget
 from runtime.timeline import read_timeline
 from vaemotion.contract.media import upright
+from vaemotion.contract.windows import WindowConfig
 
 REPETITIONS = 5
 
@@ -66,8 +67,10 @@ def start_of(path: Path, pace: str = "max") -> Start:
     return Start("", "", path.name, pace, (), {}, "")
 
 
-def stream(predictor: DevicePredictor, path: Path, pace: str, sinks: Mapping[str, Sink]) -> None:
-    """A file through the whole runtime, without a narrator."""
+def stream(
+    predictor: DevicePredictor, path: Path, pace: str, sinks: Mapping[str, Sink], schedule: WindowConfig | None = None
+) -> None:  # fmt: skip
+    """A file through the whole runtime, without a narrator; ``schedule``: see ``Session``."""
     source, stop = FileSource(path), Stop()
     clock = ManualClock() if pace == "max" else MonotonicClock()
     boxes = [
@@ -75,7 +78,8 @@ def stream(predictor: DevicePredictor, path: Path, pace: str, sinks: Mapping[str
     ]
     with contextlib.closing(FileFeed(source, clock)) as feed:
         Session(
-            predictor, feed, clock, boxes, stop, pace, 0.0, has_frames=source.has_frames, has_sound=source.has_sound
+            predictor, feed, clock, boxes, stop, pace, 0.0, has_frames=source.has_frames, has_sound=source.has_sound,
+            schedule=schedule,
         ).run(start_of(path, pace))  # fmt: skip
 
 
@@ -152,15 +156,14 @@ def apart() -> ProcessPoolExecutor:
 
 def in_turns(works: Mapping[str, Callable[[], Spent]]) -> dict[str, list[Spent]]:
     """Each in its process, one after the other, ``REPETITIONS`` times; what warms up is left out."""
-    spent: dict[str, list[Spent]] = {name: [] for name in works}
-
-    def turn(name: str, pool: ProcessPoolExecutor) -> None:
-        spent[name].append(pool.submit(works[name]).result())
-
     with contextlib.ExitStack() as pools:
-        calls = {name: functools.partial(turn, name, pools.enter_context(apart())) for name in works}
-        interleaved(calls, REPETITIONS, 0.0, lambda told: print(told, flush=True))
-    return {name: found[-REPETITIONS:] for name, found in spent.items()}
+
+        def in_its_process(work: Callable[[], Spent]) -> Callable[[], Spent]:
+            pool = pools.enter_context(apart())
+            return lambda: pool.submit(work).result()
+
+        calls = {name: in_its_process(work) for name, work in works.items()}
+        return timing.in_turns(calls, REPETITIONS, lambda told: print(told, flush=True))
 
 
 # --- the device process, from outside ---------------------------------------------------------------------------------

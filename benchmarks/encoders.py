@@ -15,6 +15,7 @@ import onnx
 import torch
 
 from benchmarks.figures import Figure, Section, times_as_fast
+from benchmarks.material import CHECKPOINT
 from benchmarks.timing import interleaved
 from benchmarks.true_shapes import SCALE_FACTOR, TEXT, VISION
 from calibration.qdq import blocks, quantise, weight_products
@@ -33,7 +34,6 @@ from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import read_training_config
 
 Arrays = dict[str, npt.NDArray[Any]]
-TINY = Path("models/vaemotion-tiny")
 TRUE_SHAPES = Path("configs/smolvlm2-500m-ast.toml")
 NAMES = {"vision_encoder": "vision encoder", "audio_encoder": "audio encoder", "emo_adapter": "EmoAdapter"}
 BOUND = "I/O bound once"
@@ -77,7 +77,7 @@ def true_shapes(side_px: int = 512, scale_factor: int = SCALE_FACTOR) -> VAEmoti
         audio=AudioPathwayConfig({"kind": "ast", "max_length": 1024, "num_mel_bins": 128}),
         adapter=EmoAdapterConfig(),
     )
-    return VAEmotionLLM(sizes, load_checkpoint(TINY).tokenizer).eval()
+    return VAEmotionLLM(sizes, load_checkpoint(CHECKPOINT).tokenizer).eval()
 
 
 def inputs_of(model: VAEmotionLLM, part: Part, role: str) -> Arrays:
@@ -207,7 +207,7 @@ def measure(folder: Path, full: bool) -> Section:
     torch.set_num_threads(threads)
     section = Section("Encoders and EmoAdapter", METHOD.format(threads=threads, close=CLOSE))
     measured = [
-        *works(load_checkpoint(TINY), "tiny"),
+        *works(load_checkpoint(CHECKPOINT), "tiny"),
         *works(true_shapes(), "true shapes"),
         *works(true_shapes(224, 2), "at 224 px", ["vision_encoder"]),
     ]

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.device_runs import opened, start_of
+from benchmarks.device_runs import opened, stream
 from benchmarks.encoders import component
 from benchmarks.figures import Curve, Figure, Section
 from benchmarks.front_end import LOG_MELS, perceived_hop, sound
 from benchmarks.material import clip, tiny_bundle
-from benchmarks.timing import Times, interleaved, ratio
+from benchmarks.timing import Times, in_turns, interleaved, ratio
 from export.to_onnx import ADAPTER_OUTPUTS, DeviceAdapter, Part, export_onnx
-from runtime.clock import ManualClock
 from runtime.engines import OnnxRuntimeEngine
 from runtime.language_model import LanguageModel
 from runtime.messages import End, Message
 from runtime.predictor import Constants, DevicePredictor, Tokens, adapter_inputs
-from runtime.session import Session
-from runtime.sinks.outbox import Outbox
-from runtime.sources import FileFeed, FileSource
-from runtime.stop import Stop
 from vaemotion.contract.audio import log_mel, normalised_window
 from vaemotion.contract.windows import WindowConfig, encode_count
 from vaemotion.model.emo_adapter import EmoAdapter, EmoAdapterConfig
@@ -79,29 +74,15 @@ class Ending:
 
 def run(predictor: DevicePredictor, path: Path, schedule: WindowConfig | None = None) -> Run:
     """A file at full pace, without a narrator."""
-    source, stop, ending, clock = FileSource(path), Stop(), Ending(), ManualClock()
+    ending = Ending()
     began_s = time.process_time()
-    with contextlib.closing(FileFeed(source, clock)) as feed:
-        box = Outbox("ending", ending, "wait", stop)
-        Session(predictor, feed, clock, [box], stop, "max", 0.0, schedule=schedule).run(start_of(path))
+    stream(predictor, path, "max", {"ending": ending}, schedule)
     whole_s, end = time.process_time() - began_s, ending.end
     assert end is not None
     perception = [
         stage["cpu_s"] for name, stage in end.stages_ms.items() if not name.startswith(("decode", "sink "))
     ]
     return Run(1e3 * whole_s / end.time_s, 1e3 * sum(perception) / end.time_s, end)
-
-
-def in_turns(runs: dict[str, Callable[[], Run]]) -> dict[str, list[Run]]:
-    """Each run ``REPETITIONS`` times, interleaved; those that warm up are left out."""
-    found: dict[str, list[Run]] = {name: [] for name in runs}
-
-    def keep(name: str) -> None:
-        found[name].append(runs[name]())
-
-    calls = {name: lambda name=name: keep(name) for name in runs}
-    interleaved(calls, REPETITIONS, 0.0, lambda told: print(told, flush=True))
-    return {name: kept[-REPETITIONS:] for name, kept in found.items()}
 
 
 def window_length(bundle: Path) -> list[Curve]:
@@ -128,7 +109,11 @@ def frame_rate(bundle: Path, folder: Path) -> tuple[list[Curve], list[Figure]]:
     """The same works shown at other rates: encoded equally often, whatever the rate."""
     predictor = opened(bundle, 1)
     paths = {f"{rate} fps": clip(folder, CLIP_S, rate) for rate in FRAME_RATES}
-    runs = in_turns({name: lambda path=path: run(predictor, path) for name, path in paths.items()})
+    runs = in_turns(
+        {name: lambda path=path: run(predictor, path) for name, path in paths.items()},
+        REPETITIONS,
+        partial(print, flush=True),
+    )
     hop_s = predictor.constants.front_end.windows.frame_hop_s
     counts = {name: [r.end.encodes["vision_encoder"] for r in kept] for name, kept in runs.items()}
     for name, encoded in counts.items():
@@ -160,7 +145,7 @@ def readings_per_s(bundle: Path, folder: Path) -> tuple[list[Curve], list[Figure
         )
         for rate in READINGS_PER_S
     }
-    runs = in_turns({name: lambda s=schedule: run(predictor, path, s) for name, schedule in schedules.items()})  # fmt: skip
+    runs = in_turns({name: lambda s=schedule: run(predictor, path, s) for name, schedule in schedules.items()}, REPETITIONS, partial(print, flush=True))  # fmt: skip
     few, many = (f"{rate} readings/s" for rate in (READINGS_PER_S[0], READINGS_PER_S[-1]))
     flat = _flat(
         f"CPU time of a reading, {many} over {few}", runs[many], runs[few], lambda r: r.reading_ms,

@@ -10,9 +10,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 LEAST_S = 0.02  # a repetition of a short call runs it so often that it takes this long
 REPETITIONS = 7
+T = TypeVar("T")
 
 
 @dataclass
@@ -62,6 +65,19 @@ def interleaved(
         now = ", ".join(f"{name} {times[name].wall_ms[-1]:.3g} ms" for name in calls)
         tell(f"{repetition + 1}/{repetitions}: {now}")
     return times
+
+
+def in_turns(
+    works: Mapping[str, Callable[[], T]], repetitions: int, tell: Callable[[str], None]
+) -> dict[str, list[T]]:
+    """What each work gave in its ``repetitions``, interleaved; what warms up is left out."""
+    found: dict[str, list[T]] = {name: [] for name in works}
+
+    def keep(name: str) -> None:
+        found[name].append(works[name]())
+
+    interleaved({name: partial(keep, name) for name in works}, repetitions, 0.0, tell)
+    return {name: kept[-repetitions:] for name, kept in found.items()}
 
 
 def ratio(above: list[float], below: list[float]) -> Ratio:
