@@ -267,6 +267,6 @@ def require_half(plans: Mapping[str, Plan]) -> float:
         worst = _worst([block for plan in plans.values() for block in plan.blocks])
         raise BudgetError(
             f"only {share:.0%} of the matrix weights fit into INT8 within the budget (the worst block is {worst.name}, damage "
-            f"{worst.damage or 0.0:.3g}): FP16 wins on this model; export with --precision fp16, or allow more with --max-drop"
+            f"{worst.damage or 0.0:.3g})"
         )
     return share

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 from rich.console import Console
 
+from calibration.fp16 import half_precision
 from calibration.qdq import SCHEMES
 from calibration.samples import Sample, refuse_overlap
 from export.budget import (
@@ -65,8 +66,21 @@ def judge_int8(
 ) -> dict[str, Any]:  # fmt: skip
     """Judge both schemes; while one does not hold, take its worst block back, or the language model's next larger type. Returns the report.
 
-    ``language_models`` by type, the smallest first. Raises BudgetError when nothing is left to take back, or too little stays INT8.
+    ``language_models`` by type, the smallest first, "F16" the last. Raises BudgetError when nothing is left to take back, or too little
+    stays INT8; FP16 is judged then too, and the message says whether it holds.
     """
+    try:
+        return _judged(plans, reference, language_models, samples, windows, budget, console)
+    except BudgetError as error:
+        console.print("  INT8 does not hold: FP16 is judged", highlight=False)
+        advice = _judge_fp16(plans, reference, language_models, windows, budget)
+        raise BudgetError(f"{error}: {advice}") from error
+
+
+def _judged(
+    plans: Plans, reference: Predictor[Any], language_models: Mapping[str, Any], samples: Sequence[Sample], windows: int,
+    budget: Budget, console: Console,
+) -> dict[str, Any]:  # fmt: skip
     types = list(language_models)
     losses: dict[str, dict[str, Loss]] = {}
     rounds = 0
@@ -110,12 +124,34 @@ def _chain(plans: Mapping[str, Plan], reference: Predictor[Any], language_model:
     return reference.exchanged(engines, language_model)
 
 
+def _judge_fp16(
+    plans: Plans, reference: Predictor[Any], language_models: Mapping[str, Any], windows: int, budget: Budget
+) -> str:
+    """What to do instead, from FP16's own losses on the windows that INT8 was judged on."""
+    engines = {
+        role: SessionEngine(half_precision(plan.model, plan.stays_fp32))
+        for role, plan in plans["int8"].items()
+    }
+    chain = reference.exchanged(engines, list(language_models.values())[-1])
+    losses = judge(reference, {"fp16": chain}, windows, budget)[0]["fp16"]
+    broken = [metric for metric, loss in losses.items() if not loss.holds]
+    if broken:
+        return f"neither does FP16 ({_worse(broken[0], losses)}): allow more with --max-drop"
+    drop = max(loss.bound for metric, loss in losses.items() if metric.startswith("ccc_"))
+    return (
+        f"FP16 wins on this model, it holds the same budget (CCC at most {max(drop, 0.0):.2g} worse); export with --precision fp16, "
+        "or allow more with --max-drop"
+    )
+
+
 def _over_budget(
     scheme: str, broken: Mapping[str, list[str]], losses: Mapping[str, Mapping[str, Loss]], rounds: int
 ) -> BudgetError:
-    metric = broken[scheme][0]
-    loss = losses[scheme][metric]
-    return BudgetError(
-        f"{scheme} does not hold the budget after {rounds} judgements: {metric} may be as much as {loss.bound:.4g} worse, allowed is "
-        f"{loss.allowed:.4g}: FP16 wins on this model; export with --precision fp16, or allow more with --max-drop"
-    )
+    what = _worse(broken[scheme][0], losses[scheme])
+    return BudgetError(f"{scheme} does not hold the budget after {rounds} judgements ({what})")
+
+
+def _worse(metric: str, losses: Mapping[str, Loss]) -> str:
+    loss = losses[metric]
+    unit = "times the reference's" if metric.startswith("jitter") else "worse"
+    return f"{metric} may be as much as {loss.bound:.4g} {unit}, allowed is {loss.allowed:.4g}"

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
 from calibration.qdq import SCHEMES, weight_products
 from calibration.samples import procedural_samples
@@ -25,6 +26,8 @@ from export.budget import (
     revert_worst,
     slower_share,
 )
+from export.int8 import judge_int8
+from export.judgement import Budget
 from runtime.predictor import Predictor, open_predictor
 from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
 
@@ -105,15 +108,26 @@ def test_the_account_says_what_became_of_every_block(plans: dict[str, Plan]) -> 
     assert all(0 <= share <= 1 for share in account["clipped_share"].values())
 
 
-def test_too_little_int8_is_refused_with_the_worst_block_and_the_way_out(plans: dict[str, Plan]) -> None:
+def test_too_little_int8_is_refused_with_the_worst_block(plans: dict[str, Plan]) -> None:
     for _ in range(100):
         if revert_worst(plans, "accuracy") is None:
             break
     with pytest.raises(
-        BudgetError, match=r"only 0% of the matrix weights .*the worst block is .*--precision fp16"
+        BudgetError, match=r"only 0% of the matrix weights .*the worst block is .*, damage "
     ) as caught:
         require_half(plans)
     assert caught.value.exit_code == 3
+
+
+def test_where_int8_loses_fp16_is_judged_before_it_is_recommended(
+    plans: dict[str, Plan], reference: Predictor[Any]
+) -> None:
+    while revert_worst(plans, "accuracy") is not None:
+        pass
+    samples, console = list(procedural_samples(reference.constants.front_end, 9)), Console(quiet=True)
+    language_models = {"F16": reference.language_model}
+    with pytest.raises(BudgetError, match=r"only 0% .*FP16 wins on this model, it holds .*--precision fp16"):
+        judge_int8({"int8": plans}, reference, language_models, samples, 16, Budget(), console)
 
 
 def test_the_other_scheme_takes_over_the_ranking_and_finds_its_own_ranges(
