@@ -26,6 +26,7 @@ import psutil
 from benchmarks import timing
 from runtime.clock import ManualClock, MonotonicClock
 from runtime.messages import Message, Reading, Start
+from runtime.moments import AT_ONCE
 from runtime.predictor import DevicePredictor, Predictor, open_predictor
 from runtime.session import Session
 from runtime.sinks.jsonl import JsonLines
@@ -68,9 +69,10 @@ def start_of(path: Path, pace: str = "max") -> Start:
 
 
 def stream(
-    predictor: DevicePredictor, path: Path, pace: str, sinks: Mapping[str, Sink], schedule: WindowConfig | None = None
+    predictor: DevicePredictor, path: Path, pace: str, sinks: Mapping[str, Sink], schedule: WindowConfig | None = None,
+    at_once: int | None = None,
 ) -> None:  # fmt: skip
-    """A file through the whole runtime, without a narrator; ``schedule``: see ``Session``."""
+    """A file through the whole runtime, without a narrator; ``schedule``: see ``Session``; ``at_once`` None: as ``vaemotion run`` does."""
     source, stop = FileSource(path), Stop()
     clock = ManualClock() if pace == "max" else MonotonicClock()
     boxes = [
@@ -79,14 +81,14 @@ def stream(
     with contextlib.closing(FileFeed(source, clock)) as feed:
         Session(
             predictor, feed, clock, boxes, stop, pace, 0.0, has_frames=source.has_frames, has_sound=source.has_sound,
-            schedule=schedule,
+            schedule=schedule, at_once=at_once or (AT_ONCE if pace == "max" else 1),
         ).run(start_of(path, pace))  # fmt: skip
 
 
-def spent_on(predictor: Predictor, path: Path, timeline: Path) -> Spent:
-    """A file through the runtime at full pace, into a timeline."""
+def spent_on(predictor: Predictor, path: Path, timeline: Path, at_once: int = AT_ONCE) -> Spent:
+    """A file through the runtime at full pace, into a timeline; ``at_once``: moments in one batch."""
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    stream(predictor, path, "max", {"jsonl": JsonLines(str(timeline))})
+    stream(predictor, path, "max", {"jsonl": JsonLines(str(timeline))}, at_once=at_once)
     wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     end = read_timeline(timeline).end
     assert end is not None

@@ -42,9 +42,9 @@ def opened(bundle: Path, threads: int) -> Predictor:
 
 
 @torch.inference_mode()
-def our_caching(bundle: Path, clip: Path, timeline: Path, threads: int) -> Spent:
-    """The runtime itself, its engines exchanged for the checkpoint's modules."""
-    return spent_on(opened(bundle, threads), clip, timeline)
+def our_caching(bundle: Path, clip: Path, timeline: Path, threads: int, at_once: int = 1) -> Spent:
+    """The runtime itself, its engines exchanged for the checkpoint's modules; ``at_once``: moments that are encoded in one batch."""
+    return spent_on(opened(bundle, threads), clip, timeline, at_once)
 
 
 @torch.inference_mode()

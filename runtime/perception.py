@@ -2,11 +2,13 @@
 
 A pure step, without threads and without a clock: what comes in is stamped, what goes out depends on nothing else. Pictures lie on the
 grid of ``frame_hop_s`` and are encoded when they enter it; log-mel is computed incrementally; the audio encoder runs once per
-``audio_stride_s`` on the newest window. Of a whole clip this gives what ``Predictor.encode(window_at(...))`` gives.
+``audio_stride_s`` on the newest window. Of a whole clip this gives what ``Predictor.encode(window_at(...))`` gives. ``see`` and ``hear`` encode at
+once; who can wait prepares several, has them encoded in one batch, and puts the tokens in with ``restore_picture`` and ``restore_sound``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +27,7 @@ from vaemotion.contract.windows import window_frame_indices
 
 Float32 = npt.NDArray[np.float32]
 
+_INPUTS = {"vision_encoder": "pixels", "audio_encoder": "log_mel"}
 STALE_S = 1.0  # evidence that is older does not count as seen or heard now
 
 
@@ -62,11 +65,12 @@ class Perception:
 
     def hear(self) -> None:
         """Encode the newest window of sound."""
-        with self.times.measure("audio_encoder"):
-            log_mel = self._sound.newest[None]
-            tokens = self.predictor.engines["audio_encoder"].run({"log_mel": log_mel})["tokens"][0]
-        self.encodes["audio_encoder"] += 1
-        self.restore_sound(self._listened_s, tokens)
+        heard_s, log_mel = self.newest_window()
+        self.restore_sound(heard_s, self.encode("audio_encoder", [log_mel])[0])
+
+    def newest_window(self) -> tuple[float, Float32]:
+        """The newest window of sound, (frames, mels) as the audio encoder reads it, and when it ends. A view: the next ``listen`` changes it."""
+        return self._listened_s, self._sound.newest
 
     def restore_sound(self, heard_s: float, tokens: Float32) -> None:
         """Take the tokens (N, D) of a window of sound that ended at ``heard_s``."""
@@ -90,12 +94,22 @@ class Perception:
 
     def see(self, picture: Picture, index: int, taken_s: float | None = None) -> None:
         """Encode the picture of grid point ``index``: (H, W, 3) uint8 RGB. ``taken_s``: when a camera took it."""
+        self.restore_picture(index, self.encode("vision_encoder", [self.prepare(picture)])[0], taken_s)
+
+    def prepare(self, picture: Picture) -> Float32:
+        """(H, W, 3) uint8 RGB → (3, S, S) as the vision encoder reads it."""
         with self.times.measure("prepare picture"):
-            pixels = prepare_frame(picture, self._front_end.image)[None]
-        with self.times.measure("vision_encoder"):
-            tokens = self.predictor.engines["vision_encoder"].run({"pixels": pixels})["tokens"][0]
-        self.encodes["vision_encoder"] += 1
-        self.restore_picture(index, tokens, taken_s)
+            return prepare_frame(picture, self._front_end.image)
+
+    def encode(self, role: str, inputs: Sequence[Float32]) -> list[Float32]:
+        """Pictures or windows of sound → the tokens of each, all in one batch. ``role``: "vision_encoder" or "audio_encoder"."""
+        if not inputs:
+            return []
+        with self.times.measure(role, len(inputs)):
+            batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+            tokens = self.predictor.engines[role].run({_INPUTS[role]: batch})["tokens"]
+        self.encodes[role] += len(inputs)
+        return list(tokens)
 
     def restore_picture(self, index: int, tokens: Float32, taken_s: float | None = None) -> None:
         """Take the tokens (T, D) of the picture of grid point ``index``."""

@@ -18,6 +18,7 @@ from runtime.controls import Desk
 from runtime.installation import Installation
 from runtime.keep_media import MediaKeeper
 from runtime.messages import End, Frame, Message, Narration, Notice, Start
+from runtime.moments import Moment, encode, put_in
 from runtime.narrator import Narrator, narrate
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor
@@ -39,6 +40,7 @@ class Session:
 
     ``pace``: "max" on a simulated clock, where the narrator runs within the loop; "real" as on live devices. ``installation``: what only a live run has.
     ``recorded``: evidence that is read again instead of perceived (``runtime.recording``). ``schedule``: when something is due, the bundle's own grid unless a rehearsal wants fewer moments.
+    ``at_once``: moments that are encoded in one batch, more than one where the clock is simulated: nobody waits for the first of them.
     """
 
     predictor: DevicePredictor
@@ -56,6 +58,7 @@ class Session:
     preview: Preview | None = None
     keeper: MediaKeeper | None = None
     schedule: WindowConfig | None = None
+    at_once: int = 1
     recorded: Callable[[Perception], Iterator[Evidence]] | None = None
     readings: int = 0
     narrations: int = 0
@@ -106,33 +109,75 @@ class Session:
 
     def _moments(self, perception: Perception, narrator: Narrator | None) -> Generator[float]:
         """The loop: one pass per moment at which something is due. Yields the moment's time."""
-        windows = self.schedule or self.predictor.constants.front_end.windows
-        agenda = Agenda(windows, has_frames=self.has_frames, has_sound=self.has_sound)
+        agenda = Agenda(self._windows, has_frames=self.has_frames, has_sound=self.has_sound)
         evidence: Evidence | None = None
         next_narration_s = self.narrate_every_s or float("inf")
-        while not self.stop.is_set() and (moment_s := agenda.next_s()) is not None:
-            if self.clock.now_s() - moment_s > 2 * windows.frame_hop_s:
-                self._skip(agenda)
-                moment_s = agenda.next_s() or moment_s
-            arrived = self.feed.until(moment_s, self.stop)
-            if self.stop.is_set():
-                break
-            self.moments += 1
-            self._keep(arrived, moment_s)
-            self._attend(moment_s)
-            seen = self._perceive(perception, agenda, moment_s, arrived)
+        for moment in self._encoded_moments(perception, agenda):
+            seen = self._perceive(perception, moment)
             evidence = seen or evidence
-            narrate_now = self._show(perception, moment_s, arrived, seen, narrator)
-            if self.installation is None and evidence is not None and moment_s >= next_narration_s - 1e-6:
+            narrate_now = self._show(perception, moment.time_s, moment.arrived, seen, narrator)
+            if (
+                self.installation is None
+                and evidence is not None
+                and moment.time_s >= next_narration_s - 1e-6
+            ):
                 next_narration_s += self.narrate_every_s
                 narrate_now = True
             if narrate_now and evidence is not None:
                 self._ask_for_narration(perception, narrator, evidence)
             if narrator is not None:
                 self._publish_narrations(narrator)
-            yield evidence.reading.time_s if evidence is not None else moment_s
+            yield evidence.reading.time_s if evidence is not None else moment.time_s
         if evidence is not None and self.narrate_every_s and not self.stop.is_set():
             self._last_words(perception, narrator, evidence)
+
+    @property
+    def _windows(self) -> WindowConfig:
+        return self.schedule or self.predictor.constants.front_end.windows
+
+    def _encoded_moments(self, perception: Perception, agenda: Agenda) -> Iterator[Moment]:
+        """Every moment with the tokens of what is due at it, ``at_once`` of them encoded in one batch."""
+        while moments := self._next_moments(perception, agenda):
+            encode(perception, moments)
+            yield from moments
+
+    def _next_moments(self, perception: Perception, agenda: Agenda) -> list[Moment]:
+        """Wait for the next moments, and prepare what is due at them; none when everything is over."""
+        moments: list[Moment] = []
+        while len(moments) < self.at_once and (moment_s := agenda.next_s()) is not None:
+            if self.clock.now_s() - moment_s > 2 * self._windows.frame_hop_s:
+                self._skip(agenda)
+                moment_s = agenda.next_s() or moment_s
+            arrived = self.feed.until(moment_s, self.stop)
+            if self.stop.is_set():
+                return []
+            self.moments += 1
+            self._keep(arrived, moment_s)
+            self._attend(moment_s)
+            moments.append(self._taken_in(perception, agenda, moment_s, arrived))
+        return moments
+
+    def _taken_in(self, perception: Perception, agenda: Agenda, moment_s: float, arrived: Arrived) -> Moment:
+        """What came until a moment, prepared for the encoders where it is due."""
+        self._forget(perception, arrived)
+        if (sound := arrived.heard()) is not None:
+            self._unheard = True
+            deaf = self.desk.deaf
+            perception.listen(replace(sound, samples=np.zeros_like(sound.samples)) if deaf else sound)
+        if arrived.frame is not None:
+            self._picture = arrived.frame
+        if self.preview is not None:
+            self.preview.newest = self._picture
+        due = agenda.due(moment_s, arrived.frames_end_s, arrived.sound_end_s)
+        moment = Moment(moment_s, arrived, due.picture is not None or due.sound)
+        if due.picture is not None and self._picture is not None:
+            moment.index = due.picture * self._grid_points
+            self._look(perception, self._picture, moment)
+        if due.sound and self._unheard and not self.desk.deaf:
+            moment.heard_s, log_mel = perception.newest_window()
+            moment.log_mel = log_mel if self.at_once == 1 else log_mel.copy()
+            self._unheard = False
+        return moment
 
     def _again(self, perception: Perception) -> Generator[float]:
         """What was recorded, read again."""
@@ -178,30 +223,12 @@ class Session:
             self._next_complaint_s = now_s + COMPLAINT_S
             self.publish(Notice(round(now_s, 3), f"too slow: {self.skipped} moments dropped so far"))
 
-    def _perceive(
-        self, perception: Perception, agenda: Agenda, moment_s: float, arrived: Arrived
-    ) -> Evidence | None:
-        """Encode what is due, and read. None where nothing was due, or nothing was seen or heard lately."""
-        for notice in arrived.notices:
+    def _perceive(self, perception: Perception, moment: Moment) -> Evidence | None:
+        """Read what is shown and heard at a moment. None where nothing was due, or nothing was seen or heard lately."""
+        for notice in moment.arrived.notices:
             self.publish(notice)
-        self._forget(perception, arrived)
-        if (sound := arrived.heard()) is not None:
-            self._unheard = True
-            deaf = self.desk.deaf
-            perception.listen(replace(sound, samples=np.zeros_like(sound.samples)) if deaf else sound)
-        due = agenda.due(moment_s, arrived.frames_end_s, arrived.sound_end_s)
-        if arrived.frame is not None:
-            self._picture = arrived.frame
-        if self.preview is not None:
-            self.preview.newest = self._picture
-        if due.picture is not None and self._picture is not None:
-            self._look(perception, self._picture, due.picture * self._grid_points)
-        if due.sound and self._unheard and not self.desk.deaf:
-            perception.hear()
-            self._unheard = False
-        if due.picture is None and not due.sound:
-            return None
-        return perception.read(arrived.now_s(moment_s))
+        put_in(perception, moment)
+        return perception.read(moment.arrived.now_s(moment.time_s)) if moment.due else None
 
     @property
     def _grid_points(self) -> int:
@@ -210,18 +237,18 @@ class Session:
             return 1
         return round(self.schedule.frame_hop_s / self.predictor.constants.front_end.windows.frame_hop_s)
 
-    def _look(self, perception: Perception, picture: Frame, index: int) -> None:
+    def _look(self, perception: Perception, picture: Frame, moment: Moment) -> None:
+        """Prepare the picture for its grid point, unless it was seen already."""
         if picture is self._encoded:
-            perception.still(index)
             return
-        self._encoded, taken_s = picture, None
+        self._encoded = picture
         with perception.times.measure("convert picture"):
             seen = picture.picture()
         if self.installation is not None:
-            taken_s = picture.time_s
+            moment.taken_s = picture.time_s
             if self.installation.cuts(seen):
                 perception.forget_pictures()  # those before the cut say nothing of what is shown now
-        perception.see(seen, index, taken_s)
+        moment.pixels = perception.prepare(seen)
 
     def _forget(self, perception: Perception, arrived: Arrived) -> None:
         """What a device gave before it was lost or froze is not seen and heard now."""

@@ -19,16 +19,16 @@ class StageTimes:
         self._cpu_s: dict[str, float] = {}
 
     @contextmanager
-    def measure(self, stage: str) -> Generator[None]:
-        """Time the block."""
+    def measure(self, stage: str, count: int = 1) -> Generator[None]:
+        """Time the block; where it is a batch, each of its ``count`` took its share."""
         began_s, began_cpu_s = time.perf_counter(), time.thread_time()
         yield
         cpu_s, took_s = time.thread_time() - began_cpu_s, time.perf_counter() - began_s
         kept = self._ms.setdefault(stage, [])
-        kept.append(took_s * 1000)
+        kept.append(took_s * 1000 / count)
         self._total_s[stage] = self._total_s.get(stage, 0.0) + took_s
         self._cpu_s[stage] = self._cpu_s.get(stage, 0.0) + cpu_s
-        self._counts[stage] = self._counts.get(stage, 0) + 1
+        self._counts[stage] = self._counts.get(stage, 0) + count
         if len(kept) > 4096:
             del kept[:2048]
 

@@ -15,7 +15,8 @@ import vaemotion.contract.audio
 import vaemotion.contract.front_end
 from runtime.clock import ManualClock
 from runtime.engines import Arrays, Engine
-from runtime.messages import End, Message, Start
+from runtime.messages import End, Message, Reading, Start
+from runtime.moments import AT_ONCE
 from runtime.predictor import DevicePredictor, open_predictor
 from runtime.session import Session
 from runtime.sinks.outbox import Outbox
@@ -29,23 +30,27 @@ PICTURES_HZ = 30  # three times as many as the grid has points
 
 
 class CountedEngine:
-    """An engine that notes the batch size of each run."""
+    """An engine that counts its runs, and the pictures, windows or readings in them."""
 
     def __init__(self, role: str, engine: Engine, counts: Counter[str]) -> None:
         self.role, self.engine, self.counts = role, engine, counts
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
         self.counts[self.role] += len(next(iter(arrays.values())))
+        self.counts[f"{self.role} runs"] += 1
         return self.engine.run(arrays)
 
 
-class LastMessage:
-    """A sink that keeps the end."""
+class Kept:
+    """A sink that keeps the readings and the end."""
 
     def __init__(self) -> None:
+        self.readings: list[Reading] = []
         self.end: End | None = None
 
     def publish(self, message: Message) -> None:
+        if isinstance(message, Reading):
+            self.readings.append(message)
         self.end = message if isinstance(message, End) else self.end
 
     def close(self) -> None:
@@ -67,8 +72,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     }
 
 
-def counted_run(predictor: DevicePredictor, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def counted_run(
+    predictor: DevicePredictor, clip: Path, monkeypatch: pytest.MonkeyPatch, sink: Kept | None = None, at_once: int = AT_ONCE
+) -> Counter[str]:  # fmt: skip
     """What a run at full pace computed: pictures converted to RGB, frames of log-mel, what each engine was given, and readings."""
+    sink = sink or Kept()
     counts: Counter[str] = Counter()
 
     def counted_upright(*arguments: Any) -> np.ndarray:
@@ -81,7 +89,7 @@ def counted_run(predictor: DevicePredictor, clip: Path, monkeypatch: pytest.Monk
         return frames
 
     engines = {role: CountedEngine(role, engine, counts) for role, engine in predictor.engines.items()}
-    source, clock, stop, sink = FileSource(clip), ManualClock(), Stop(), LastMessage()
+    source, clock, stop = FileSource(clip), ManualClock(), Stop()
     with monkeypatch.context() as patch:
         patch.setattr(runtime.sources, "upright", counted_upright)
         for module in (
@@ -93,7 +101,7 @@ def counted_run(predictor: DevicePredictor, clip: Path, monkeypatch: pytest.Monk
         boxes = [Outbox("end", sink, "wait", stop)]
         session = Session(
             predictor.exchanged(engines), feed, clock, boxes, stop, "max", 0.0,
-            has_frames=source.has_frames, has_sound=source.has_sound,
+            has_frames=source.has_frames, has_sound=source.has_sound, at_once=at_once,
         )  # fmt: skip
         session.run(Start("", "", clip.name, "max", (), {}, ""))
         feed.close()
@@ -112,6 +120,19 @@ def test_each_picture_and_each_stride_of_sound_is_encoded_once(
     assert counts["audio_encoder"] == round(length_s / windows.audio_stride_s)
     assert counts["emo_adapter"] == counts["readings"]
     assert counts["log-mel frames"] == mel.frames_in(length_s * SAMPLE_RATE_HZ)
+
+
+def test_several_moments_at_once_are_the_same_readings_in_fewer_runs(
+    predictor: DevicePredictor, clips: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: what stands in a timeline does not tell how it was batched."""
+    one, several = Kept(), Kept()
+    counts = counted_run(predictor, clips[4], monkeypatch, one, at_once=1)
+    fewer = counted_run(predictor, clips[4], monkeypatch, several, at_once=AT_ONCE)
+    assert several.readings == one.readings
+    assert fewer["vision_encoder"] == counts["vision_encoder"] == counts["vision_encoder runs"]
+    for role in ("vision_encoder", "audio_encoder"):
+        assert fewer[f"{role} runs"] <= counts[f"{role} runs"] / AT_ONCE + 1, role
 
 
 def test_a_picture_that_no_grid_point_shows_is_never_converted(
