@@ -109,9 +109,7 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> 
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {options.precision!r}")
     if out.exists() and not (out / "manifest.json").is_file():
         raise ExportError(f"{out} exists and is not a bundle; give --out a folder that does not exist yet")
-    model = load_checkpoint(checkpoint)
     stored = read_config(checkpoint)
-    _refuse_not_finite(model)
     identity = _identity(checkpoint, stored, options)
     made_of = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     if _is_made(out, made_of):
@@ -119,6 +117,8 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = Options()) -> 
             f"[green]verified bundle[/] {out} is of this checkpoint with these options, and whole: nothing to do; remove it to make it anew"
         )
         return
+    model = load_checkpoint(checkpoint)
+    _refuse_not_finite(model)
     with _failures_as_errors(out):
         workshop = Workshop(out, identity, stored["licence"], console)
         manifest = _write_components(model, stored, checkpoint, workshop, options)

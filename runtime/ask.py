@@ -5,6 +5,7 @@ Free text by greedy generation, or multiple choice by the mean token log-probabi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Sequence
@@ -71,25 +72,24 @@ def evidence_at(
     predictor: DevicePredictor, file: FileSource, at_s: float | None, path: str | None
 ) -> Evidence:
     """The window that ends at ``at_s`` (None: the end of the file); each of its pictures and its sound is encoded once."""
-    windows = predictor.constants.front_end.windows
-    perception, feed = Perception(predictor), FileFeed(file, ManualClock())
+    windows, perception = predictor.constants.front_end.windows, Perception(predictor)
     frames: dict[int, Frame] = {}  # grid point → the newest picture at it, of one window
     index, newest, never = 0, None, threading.Event()
     end_s = 0.0
-    while at_s is None or index * windows.frame_hop_s <= at_s + 1e-6:
-        arrived = feed.until(index * windows.frame_hop_s, never)
-        newest = arrived.frame or newest
-        if path != "visual" and (sound := arrived.heard()) is not None:
-            perception.listen(sound)
-        shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
-        if newest is not None and shown and path != "audio":
-            frames[index] = newest
-            frames.pop(index - windows.frames * windows.hops_per_spacing, None)
-        end_s = arrived.now_s(index * windows.frame_hop_s)
-        if arrived.over:
-            break
-        index += 1
-    feed.close()
+    with contextlib.closing(FileFeed(file, ManualClock())) as feed:
+        while at_s is None or index * windows.frame_hop_s <= at_s + 1e-6:
+            arrived = feed.until(index * windows.frame_hop_s, never)
+            newest = arrived.frame or newest
+            if path != "visual" and (sound := arrived.heard()) is not None:
+                perception.listen(sound)
+            shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
+            if newest is not None and shown and path != "audio":
+                frames[index] = newest
+                frames.pop(index - windows.frames * windows.hops_per_spacing, None)
+            end_s = arrived.now_s(index * windows.frame_hop_s)
+            if arrived.over:
+                break
+            index += 1
     if frames:
         last = max(frames)
         for i in window_frame_indices(min(last, grid_index(end_s, windows.frame_hop_s)), windows):
