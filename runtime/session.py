@@ -177,6 +177,10 @@ class Session:
             moment.heard_s, log_mel = perception.newest_window()
             moment.log_mel = log_mel if self.at_once == 1 else log_mel.copy()
             self._unheard = False
+        if self.at_once > 1:
+            arrived.frame = (
+                None  # the moments that wait for their batch keep no decoded picture, which may be large
+            )
         return moment
 
     def _again(self, perception: Perception) -> Generator[float]:
