@@ -19,9 +19,13 @@ class ProfileTable:
     def publish(self, message: Message) -> None:
         if not isinstance(message, End):
             return
-        table = Table(title=f"{message.wall_s:.1f} s, {message.readings} readings", box=SIMPLE_HEAD)
-        for column in ("stage", "count", "p50 ms", "p95 ms", "max ms", "total s", "CPU s", "of the run"):
-            table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+        title = f"{message.wall_s:.1f} s, {message.readings} readings"
+        table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column(
+            "stage", overflow="fold"
+        )  # where a terminal is narrow its name is folded, and no number is cut off
+        for column in ("count", "p50 ms", "p95 ms", "max ms", "total s", "CPU s", "of run"):
+            table.add_column(column, justify="right", no_wrap=True)
         for stage, took in message.stages_ms.items():
             share = took["total_s"] / message.wall_s if message.wall_s else 0.0
             numbers = (

@@ -100,6 +100,7 @@ def test_a_profile_tells_where_the_time_went(
     assert end.deepest[f"messages to jsonl:{timeline}"] > 0
     shown = capsys.readouterr().err
     assert all(stage in shown for stage in stages)
+    assert "…" not in shown  # at 80 columns, whatever the sinks are called
     assert "waited at most" in shown
 
 
