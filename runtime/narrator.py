@@ -22,12 +22,15 @@ STALE_S = 6.0  # a sentence about something that long ago is cancelled
 
 
 def narrate(
-    predictor: DevicePredictor, evidence: Evidence, clock: Clock, should_abort: Callable[[], bool]
+    predictor: DevicePredictor,
+    evidence: Evidence,
+    now_s: Callable[[], float],
+    should_abort: Callable[[], bool],
 ) -> Narration:
-    """One sentence, greedily, from the emotion-enhanced tokens."""
+    """One sentence, greedily, from the emotion-enhanced tokens. ``now_s``: asked when it is made."""
     prompt = predictor.prompt(evidence.enhanced, prompts.CAPTION.text)
     text, complete = generate_text(predictor, prompt, MAX_TOKENS, should_abort)
-    return Narration(round(clock.now_s(), 3), evidence.reading.time_s, text, complete)
+    return Narration(round(now_s(), 3), evidence.reading.time_s, text, complete)
 
 
 class Narrator:
@@ -91,6 +94,6 @@ class Narrator:
             return over or self._clock.now_s() - evidence.reading.time_s > STALE_S
 
         with self._times.measure("narration"):
-            narration = narrate(self._predictor, evidence, self._clock, stale)
+            narration = narrate(self._predictor, evidence, self._clock.now_s, stale)
         self._finished.put(narration)
         self._answered = evidence

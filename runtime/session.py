@@ -110,26 +110,23 @@ class Session:
     def _moments(self, perception: Perception, narrator: Narrator | None) -> Generator[float]:
         """The loop: one pass per moment at which something is due. Yields the moment's time."""
         agenda = Agenda(self._windows, has_frames=self.has_frames, has_sound=self.has_sound)
-        evidence: Evidence | None = None
+        evidence, now_s = None, 0.0
         next_narration_s = self.narrate_every_s or float("inf")
         for moment in self._encoded_moments(perception, agenda):
             seen = self._perceive(perception, moment)
             evidence = seen or evidence
-            narrate_now = self._show(perception, moment.time_s, moment.arrived, seen, narrator)
-            if (
-                self.installation is None
-                and evidence is not None
-                and moment.time_s >= next_narration_s - 1e-6
-            ):
+            now_s = moment.time_s
+            narrate_now = self._show(perception, moment, seen, narrator)
+            if self.installation is None and evidence is not None and now_s >= next_narration_s - 1e-6:
                 next_narration_s += self.narrate_every_s
                 narrate_now = True
             if narrate_now and evidence is not None:
-                self._ask_for_narration(perception, narrator, evidence)
+                self._ask_for_narration(perception, narrator, evidence, now_s)
             if narrator is not None:
                 self._publish_narrations(narrator)
-            yield evidence.reading.time_s if evidence is not None else moment.time_s
+            yield evidence.reading.time_s if evidence is not None else now_s
         if evidence is not None and self.narrate_every_s and not self.stop.is_set():
-            self._last_words(perception, narrator, evidence)
+            self._last_words(perception, narrator, evidence, now_s)
 
     @property
     def _windows(self) -> WindowConfig:
@@ -178,9 +175,8 @@ class Session:
             moment.log_mel = log_mel if self.at_once == 1 else log_mel.copy()
             self._unheard = False
         if self.at_once > 1:
-            arrived.frame = (
-                None  # the moments that wait for their batch keep no decoded picture, which may be large
-            )
+            # Moments that wait for their batch keep no decoded picture, which may be large.
+            arrived.frame = None
         return moment
 
     def _again(self, perception: Perception) -> Generator[float]:
@@ -263,16 +259,16 @@ class Session:
             perception.forget_sound()
 
     def _show(
-        self, perception: Perception, moment_s: float, arrived: Arrived, evidence: Evidence | None, narrator: Narrator | None
-    ) -> bool:  # fmt: skip
+        self, perception: Perception, moment: Moment, evidence: Evidence | None, narrator: Narrator | None
+    ) -> bool:
         """Publish the reading: of a file as it is, of live devices as the show wants it. True: a show's narration is due."""
         reading, narrate_now = None if evidence is None else evidence.reading, False
         if self.installation is not None:
             busy = narrator is not None and narrator.busy
             shown = self.installation.step(
-                moment_s,
+                moment.time_s,
                 reading,
-                arrived,
+                moment.arrived,
                 perception.newest_s,
                 self.skipped,
                 muted=self.desk.muted,
@@ -291,20 +287,23 @@ class Session:
         return narrate_now
 
     def _ask_for_narration(
-        self, perception: Perception, narrator: Narrator | None, evidence: Evidence
+        self, perception: Perception, narrator: Narrator | None, evidence: Evidence, now_s: float
     ) -> None:
+        """At ``now_s``, the moment's own time: the clock is ahead of it where several were taken in at once."""
         if narrator is not None:
             narrator.request(evidence)
             return
         with perception.times.measure("narration"):
-            narration = narrate(self.predictor, evidence, self.clock, self.stop.is_set)
+            narration = narrate(self.predictor, evidence, lambda: now_s, self.stop.is_set)
         if not self.stop.is_set():
             self._tell(narration)
 
-    def _last_words(self, perception: Perception, narrator: Narrator | None, evidence: Evidence) -> None:
+    def _last_words(
+        self, perception: Perception, narrator: Narrator | None, evidence: Evidence, now_s: float
+    ) -> None:
         """A source too short for a narration gets one; one that is being made is waited for."""
         if not self.narrations and (narrator is None or not narrator.busy):
-            self._ask_for_narration(perception, narrator, evidence)
+            self._ask_for_narration(perception, narrator, evidence, now_s)
         if narrator is not None:
             deadline_s = self.clock.now_s() + LAST_NARRATION_S
             while narrator.busy and self.clock.now_s() < deadline_s and not self.stop.wait(0.02):

@@ -68,6 +68,7 @@ def test_a_clip_at_full_pace_gives_every_reading_and_the_same_ones_again(
         assert -1 <= reading.valence <= 1
         assert -1 <= reading.arousal <= 1
     assert [n.about_s for n in timeline.narrations] == [2.0, 4.0]
+    assert [n.time_s for n in timeline.narrations] == [2.0, 4.0]
     first, second = ((tmp_path / name).read_text().splitlines()[:-1] for name in ("one", "two"))
     assert first == second
     shown = capsys.readouterr().err
