@@ -26,7 +26,7 @@ import psutil
 from benchmarks import timing
 from runtime.clock import ManualClock, MonotonicClock
 from runtime.messages import Message, Reading, Start
-from runtime.moments import AT_ONCE
+from runtime.moments import AT_ONCE, moments_at_once
 from runtime.predictor import DevicePredictor, Predictor, open_predictor
 from runtime.session import Session
 from runtime.sinks.jsonl import JsonLines
@@ -81,7 +81,7 @@ def stream(
     with contextlib.closing(FileFeed(source, clock)) as feed:
         Session(
             predictor, feed, clock, boxes, stop, pace, 0.0, has_frames=source.has_frames, has_sound=source.has_sound,
-            schedule=schedule, at_once=at_once or (AT_ONCE if pace == "max" else 1),
+            schedule=schedule, at_once=at_once or moments_at_once(pace),
         ).run(start_of(path, pace))  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def in_turns(works: Mapping[str, Callable[[], Spent]]) -> dict[str, list[Spent]]
             return lambda: pool.submit(work).result()
 
         calls = {name: in_its_process(work) for name, work in works.items()}
-        return timing.in_turns(calls, REPETITIONS, lambda told: print(told, flush=True))
+        return timing.in_turns(calls, REPETITIONS)
 
 
 # --- the device process, from outside ---------------------------------------------------------------------------------

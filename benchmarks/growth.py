@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +111,6 @@ def frame_rate(bundle: Path, folder: Path) -> tuple[list[Curve], list[Figure]]:
     runs = in_turns(
         {name: lambda path=path: run(predictor, path) for name, path in paths.items()},
         REPETITIONS,
-        partial(print, flush=True),
     )
     hop_s = predictor.constants.front_end.windows.frame_hop_s
     counts = {name: [r.end.encodes["vision_encoder"] for r in kept] for name, kept in runs.items()}
@@ -145,7 +143,7 @@ def readings_per_s(bundle: Path, folder: Path) -> tuple[list[Curve], list[Figure
         )
         for rate in READINGS_PER_S
     }
-    runs = in_turns({name: lambda s=schedule: run(predictor, path, s) for name, schedule in schedules.items()}, REPETITIONS, partial(print, flush=True))  # fmt: skip
+    runs = in_turns({name: lambda s=schedule: run(predictor, path, s) for name, schedule in schedules.items()}, REPETITIONS)  # fmt: skip
     few, many = (f"{rate} readings/s" for rate in (READINGS_PER_S[0], READINGS_PER_S[-1]))
     flat = _flat(
         f"CPU time of a reading, {many} over {few}", runs[many], runs[few], lambda r: r.reading_ms,

@@ -67,16 +67,14 @@ def interleaved(
     return times
 
 
-def in_turns(
-    works: Mapping[str, Callable[[], T]], repetitions: int, tell: Callable[[str], None]
-) -> dict[str, list[T]]:
-    """What each work gave in its ``repetitions``, interleaved; what warms up is left out."""
+def in_turns(works: Mapping[str, Callable[[], T]], repetitions: int) -> dict[str, list[T]]:
+    """What each work gave in its ``repetitions``, interleaved and told on standard output; what warms up is left out."""
     found: dict[str, list[T]] = {name: [] for name in works}
 
     def keep(name: str) -> None:
         found[name].append(works[name]())
 
-    interleaved({name: partial(keep, name) for name in works}, repetitions, 0.0, tell)
+    interleaved({name: partial(keep, name) for name in works}, repetitions, 0.0, partial(print, flush=True))
     return {name: kept[-repetitions:] for name, kept in found.items()}
 
 

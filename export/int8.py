@@ -66,7 +66,7 @@ def judge_int8(
 ) -> dict[str, Any]:  # fmt: skip
     """Judge both schemes; while one does not hold, take its worst block back, or the language model's next larger type. Returns the report.
 
-    ``language_models`` by type, the smallest first, "F16" the last. Raises BudgetError when nothing is left to take back, or too little
+    ``language_models`` by type, the smallest first, "F16" among them. Raises BudgetError when nothing is left to take back, or too little
     stays INT8; FP16 is judged then too, and the message says whether it holds.
     """
     try:
@@ -132,7 +132,7 @@ def _judge_fp16(
         role: SessionEngine(half_precision(plan.model, plan.stays_fp32))
         for role, plan in plans["int8"].items()
     }
-    chain = reference.exchanged(engines, list(language_models.values())[-1])
+    chain = reference.exchanged(engines, language_models["F16"])
     losses = judge(reference, {"fp16": chain}, windows, budget)[0]["fp16"]
     broken = [metric for metric, loss in losses.items() if not loss.holds]
     if broken:

@@ -21,6 +21,11 @@ Float32 = npt.NDArray[np.float32]
 AT_ONCE = BatchProfile().maximum  # moments at full pace: a TensorRT engine takes no more
 
 
+def moments_at_once(pace: str) -> int:
+    """How many a run at this pace encodes in one batch."""
+    return AT_ONCE if pace == "max" else 1
+
+
 @dataclass
 class Moment:
     """A moment at which something may be due, and what came until then, ready for the encoders: ``pixels`` (3, S, S) of the picture for the

@@ -37,7 +37,7 @@ from runtime.keep_media import MediaKeeper
 from runtime.live import FREEZE_S, Device, LiveFeed, Role, Supervised
 from runtime.messages import Start
 from runtime.microphone import Microphone
-from runtime.moments import AT_ONCE
+from runtime.moments import moments_at_once
 from runtime.predictor import DevicePredictor, open_predictor
 from runtime.preview import Preview
 from runtime.recording import FeatureRecorder, replay
@@ -126,7 +126,7 @@ def run(
             has_frames=config.camera.device != NONE if file is None else file.has_frames,
             has_sound=config.microphone.device != NONE if file is None else file.has_sound,
             desk=Desk(controls), installation=installation, recorder=recorder, preview=preview, keeper=keeper,
-            at_once=AT_ONCE if pace == "max" else 1,
+            at_once=moments_at_once(pace),
         )  # fmt: skip
         if installation is not None:
             closing.callback(installation.end)

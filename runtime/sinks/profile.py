@@ -21,9 +21,8 @@ class ProfileTable:
             return
         title = f"{message.wall_s:.1f} s, {message.readings} readings"
         table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        table.add_column(
-            "stage", overflow="fold"
-        )  # where a terminal is narrow its name is folded, and no number is cut off
+        # On a narrow terminal the stage's name is folded, and no number is cut off.
+        table.add_column("stage", overflow="fold")
         for column in ("count", "p50 ms", "p95 ms", "max ms", "total s", "CPU s", "of run"):
             table.add_column(column, justify="right", no_wrap=True)
         for stage, took in message.stages_ms.items():
