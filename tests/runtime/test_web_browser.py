@@ -178,6 +178,7 @@ def test_the_page_shows_everything_as_text(browser: Browser) -> None:
     sentences = [Narration(4.0, 2.0, "a bell", True), Narration(4.5, 3.0, "rain <b>on</b> a roof", False)]
     with serving(token=TOKEN) as sink:
         browser.open(sink.url)
+        wait_until(lambda: sink.pages == 1)  # what is told once is told to a page that is there
         with feeding(sink, START, status(4.0), *sentences, Notice(4.5, "<i>a drop</i>"), told):
             browser.wait_for(LIVE)
             browser.wait_for_value("document.getElementById('link-words').textContent", "live")
@@ -187,7 +188,7 @@ def test_the_page_shows_everything_as_text(browser: Browser) -> None:
             assert browser.text("valence") == "+0.50 ± 0.30"
             assert browser.text("arousal") == "−0.40 ± 0.25"
             assert browser.text("ellipse") == "ellipse: on each axis, 90 in 100 lie within"
-            # a page that opened in between got the newest of each, the reading before the others
+            # messages come one after the other: the page may be live before the last of them
             browser.wait_for_value(
                 "document.getElementById('notice').textContent.trim()", "0:00:04  <i>a drop</i>"
             )
