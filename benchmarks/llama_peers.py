@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import gguf
 import llama_cpp
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from export.llama_shape import LlamaShape, expected_shapes
 from export.to_gguf import SpecialTokens, write_llama_gguf
-from runtime.llama import backend
+from runtime.llama import model_parameters
 
 Floats = npt.NDArray[np.float32]
 
@@ -60,9 +61,10 @@ class Completion:
     """``llama_cpp.Llama.create_completion``, set up as the others are."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self.llama = llama_cpp.Llama(
-            str(path), n_ctx=CONTEXT_TOKENS, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
-        )  # fmt: skip
+        with patch("llama_cpp.llama_cpp.llama_model_default_params", model_parameters):
+            self.llama = llama_cpp.Llama(
+                str(path), n_ctx=CONTEXT_TOKENS, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
+            )  # fmt: skip
 
     def close(self) -> None:
         self.llama.close()
@@ -77,15 +79,21 @@ class Completion:
 
 
 class RawLlama:
-    """``llama_decode`` in a loop: batches allocated once, the greedy sampler in C, none of our guards. A context manager."""
+    """``llama_decode`` in a loop: batches allocated once, the greedy sampler in C, none of our guards. A context manager.
 
-    def __init__(self, path: Path, threads: int) -> None:
-        backend()  # llama.cpp's log in memory instead of on the terminal
+    ``on_gpu``: as llama.cpp does by itself, all layers on a GPU where it was built for one; False: nothing there.
+    """
+
+    def __init__(self, path: Path, threads: int, *, on_gpu: bool = True) -> None:
         llama: Any = llama_cpp
         self.llama = llama
-        self.model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+        model_params = model_parameters()  # its log in memory instead of on the terminal
         params: Any = llama.llama_context_default_params()
         params.n_ctx, params.n_threads, params.n_threads_batch = CONTEXT_TOKENS, threads, threads
+        if not on_gpu:
+            model_params.n_gpu_layers = 0
+            params.offload_kqv = params.op_offload = False
+        self.model = llama.llama_model_load_from_file(str(path).encode(), model_params)
         self.context = llama.llama_init_from_model(self.model, params)
         self.memory = llama.llama_get_memory(self.context)
         self.width = int(llama.llama_model_n_embd(self.model))

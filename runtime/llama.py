@@ -74,10 +74,19 @@ def backend() -> Backend:
     return loaded
 
 
+def model_parameters() -> Any:
+    """llama.cpp's own. Where it was built for AMX, without the repacked weights that use it: GCC optimises the tiles' configuration away,
+    and the first product of an 8-bit model ends the process (ggml-org/llama.cpp#26954)."""
+    llama = backend().llama
+    params = llama.llama_model_default_params()
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in llama.llama_print_system_info()
+    return params
+
+
 def tokenise(path: Path, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text by llama.cpp's own tokenizer, from the GGUF's metadata; special tokens are parsed."""
     llama = backend().llama
-    params = llama.llama_model_default_params()
+    params = model_parameters()
     params.vocab_only = True
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
@@ -138,9 +147,7 @@ class LlamaSession:
 
     def _load(self, path: Path, context_tokens: int) -> None:
         self._backend.log.clear()
-        self._model = self._llama.llama_model_load_from_file(
-            str(path).encode(), self._llama.llama_model_default_params()
-        )
+        self._model = self._llama.llama_model_load_from_file(str(path).encode(), model_parameters())
         if not self._model:
             raise LanguageModelError(
                 f"path: llama.cpp cannot load {path}; check its sha256 and export it again "

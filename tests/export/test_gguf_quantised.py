@@ -3,6 +3,7 @@
 import resource
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import gguf
 import numpy as np
@@ -12,6 +13,7 @@ from calibration.importance import collect_importance, write_importance
 from export.gguf_quality import gguf_quality
 from export.quantise_gguf import QUANTISED_TYPES, fallbacks, quantise_gguf, stored_tensors
 from export.to_gguf import GGUF_TYPES
+from runtime.llama import model_parameters
 from tests.llama_fixture import TinyLlama, make_tiny_llama
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="needs the extra `llm`")
@@ -87,7 +89,10 @@ def test_stock_llama_cpp_loads_the_file_and_generates(
         tiny.write(path, file_type)
     else:
         quantise_gguf(source, path, file_type)
-    model = llama_cpp.Llama(model_path=str(path), n_ctx=64, n_threads=1, verbose=False)
+    with patch(
+        "llama_cpp.llama_cpp.llama_model_default_params", model_parameters
+    ):  # stock, but for what crashes
+        model = llama_cpp.Llama(model_path=str(path), n_ctx=64, n_threads=1, verbose=False)
     try:
         ids = model.tokenize(b"The painting feels", add_bos=False)
         assert ids == tiny.tokenizer.encode("The painting feels").ids
