@@ -3,6 +3,7 @@
     python -m benchmarks                     # the short set, about ten minutes on two idle cores
     python -m benchmarks --full              # with torch.compile, and an hour of media
     python -m benchmarks front_end encoders  # these sections only; what the others found before stays in the report
+    python -m benchmarks gpu                 # what needs an NVIDIA GPU; not among the others
     python -m benchmarks --report            # nothing is measured: only the report is made again
 
 A section runs in a process of its own. Its figures go to ``docs/performance/SECTION.json``. Exit code 1 where a figure misses its target.
@@ -22,6 +23,7 @@ from benchmarks.figures import write
 from benchmarks.report import DOCUMENT, FOLDER, read_sections, show, write_document
 
 SECTIONS = ("encoders", "front_end", "language_model", "whole_run", "growth")
+ON_A_GPU = ("gpu",)  # measured when it is named
 WORK = Path("build/performance")  # models and media that a later call finds again
 
 
@@ -41,15 +43,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS + ON_A_GPU))
     parser.add_argument("--full", action="store_true", help="the longer set")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument(
         "--here", action="store_true", help=argparse.SUPPRESS
     )  # this process is a section's own
     options = parser.parse_args()
-    if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    if unknown := set(options.sections) - set(SECTIONS + ON_A_GPU):
+        known = ", ".join(SECTIONS + ON_A_GPU)
+        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {known}")
     if options.here:
         measure(options.sections[0], options.full)
         return 0

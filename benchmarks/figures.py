@@ -15,6 +15,7 @@ from benchmarks.timing import Ratio, Times, ratio
 PACKAGES = (
     "torch",
     "onnxruntime",
+    "onnxruntime-gpu",
     "llama-cpp-python",
     "transformers",
     "numpy",

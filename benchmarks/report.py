@@ -33,9 +33,9 @@ class Measured:
 
 def read_sections() -> list[Measured]:
     """All that was measured so far, in the order of the suite."""
-    from benchmarks.__main__ import SECTIONS
+    from benchmarks.__main__ import ON_A_GPU, SECTIONS
 
-    files = [(name, FOLDER / f"{name}.json") for name in SECTIONS]
+    files = [(name, FOLDER / f"{name}.json") for name in SECTIONS + ON_A_GPU]
     return [_read(name, file) for name, file in files if file.is_file()]
 
 

@@ -59,11 +59,20 @@ def half_precision(model: onnx.ModelProto, stays_fp32: Collection[str]) -> onnx.
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *SUMS_OF_SQUARES],
         node_block_list=list(stays_fp32),
     )
+    drop_repeated_casts(half)
     _join_fp32_neighbours(half)
     OnnxModel(half).topological_sort()  # the converter appends its casts at the end,
     del half.graph.value_info[:]  # and leaves old types behind
     onnx.checker.check_model(half, full_check=True)
     return half
+
+
+def drop_repeated_casts(model: onnx.ModelProto) -> None:
+    """Before 1.32 ONNX Runtime's converter casts what two nodes share once for each of them, under one name."""
+    first = {node.output[0]: node for node in reversed(model.graph.node)}
+    kept = [node for node in model.graph.node if node.op_type != "Cast" or first[node.output[0]] is node]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def _join_fp32_neighbours(model: onnx.ModelProto) -> None:

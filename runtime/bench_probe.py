@@ -18,7 +18,7 @@ import numpy as np
 
 from runtime.engines import EngineError, OnnxRuntimeEngine, OpenedEngine, open_engine
 from runtime.language_model import LanguageModel
-from runtime.llama import backend
+from runtime.llama import backend, llama_runs_on
 from runtime.predictor import CONTEXT_TOKENS
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
@@ -61,7 +61,7 @@ def probe_component(folder: str, role: str, precision: str, runs: int, threads: 
         with _language_model(bundle, manifest, component, threads) as model:
             load_s = time.perf_counter() - start_s
             runs_ms, rates = _token_times(model, golden["language_model/in/embeddings"], runs)
-        runs_on = f"llama.cpp, {threads} threads"
+        runs_on = _llama_runs_on(threads)
     else:
         engine, foreign = _engine(bundle, manifest, component, threads)
         load_s = time.perf_counter() - start_s
@@ -99,7 +99,7 @@ def probe_whole(folder: str, runs: int, threads: int) -> Figures:
         _, rates = _token_times(model, golden["language_model/in/embeddings"], FEWEST_RUNS)
     opened = [(e.component.role, e.component.precision, _runs_on(e)) for e in engines]
     return {
-        "opened": [*opened, ("language_model", written.precision, f"llama.cpp, {threads} threads")],
+        "opened": [*opened, ("language_model", written.precision, _llama_runs_on(threads))],
         "foreign": False,
         "load_s": load_s,
         "before_bytes": before_bytes,
@@ -143,6 +143,11 @@ def _engine(
 
 def _runs_on(engine: OpenedEngine) -> str:
     return engine.announcement.removeprefix(f"{engine.component.label}: ")
+
+
+def _llama_runs_on(threads: int) -> str:
+    where = llama_runs_on()
+    return f"llama.cpp, {threads} threads" if where == "the CPU" else f"llama.cpp on {where}"
 
 
 def _language_model(bundle: Path, manifest: Manifest, component: Component, threads: int) -> LanguageModel:

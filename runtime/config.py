@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from runtime.engines import PRECISIONS
 from runtime.show import ShowConfig
 from runtime.sinks.osc import parse_endpoint
 from runtime.sinks.web_server import check_token
@@ -124,8 +125,10 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """``threads``: cores that engines and narrator share, 0: all (``runtime.threads``); a latency or a skew beyond its alarm is told to the technician."""
+    """``engine``: what runs the encoders and the EmoAdapter, empty: the fastest that is here (``runtime.engines``); ``threads``: cores that engines and
+    narrator share, 0: all (``runtime.threads``); a latency or a skew beyond its alarm is told to the technician."""
 
+    engine: str = ""
     threads: int = 0
     latency_alarm_ms: float = 250.0
     skew_alarm_ms: float = 200.0
@@ -133,6 +136,7 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         demand(
             self,
+            ("engine", self.engine in ("", *PRECISIONS), f"{', '.join(PRECISIONS)} or empty"),
             *within(self, threads=(0, 256), latency_alarm_ms=(1, 60_000), skew_alarm_ms=(1, 60_000)),
         )
 

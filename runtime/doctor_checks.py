@@ -122,13 +122,15 @@ def onnxruntime_providers() -> Iterator[Check]:
     if find_spec("onnxruntime") is None:
         return  # said by its package
     found = in_child(doctor_probes.probe_onnxruntime)
+    advice = ""
     if "CUDAExecutionProvider" in found["got"]:
         cuda = "works: used where TensorRT is not"
     elif "CUDAExecutionProvider" in found["listed"]:
-        cuda = "in this build, but a session gets only the CPU"
+        cuda = f"in this build, but a session gets only the CPU: {found['reason']}"
+        advice = "on a machine with a GPU: pip install 'onnxruntime-gpu[cuda,cudnn]', or the system's CUDA and cuDNN"
     else:
         cuda = "not in this build"
-    yield Check("ONNX Runtime CUDA", None, cuda)
+    yield Check("ONNX Runtime CUDA", None, cuda, advice)
     used = "works: used where neither TensorRT nor CUDA is"
     yield Check("ONNX Runtime CPU", "CPUExecutionProvider" in found["got"], used)
 

@@ -108,12 +108,18 @@ def probe_package(module: str) -> str:
     return f"{package.__version__}, {package.get_portaudio_version()[1].partition(',')[0]}"
 
 
-def probe_onnxruntime() -> dict[str, list[str]]:
-    """Providers that ONNX Runtime lists, and those that a session got."""
+def probe_onnxruntime() -> dict[str, Any]:
+    """Providers that ONNX Runtime lists, those that a session got, and why CUDA is not among them."""
+    from runtime.onnx_engine import CPU, CUDA, lacking, preload_cuda
+
     ort = _untyped("onnxruntime")
     listed = ort.get_available_providers()
-    wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in listed]
-    return {"listed": listed, "got": ort.InferenceSession(_IDENTITY, providers=wanted).get_providers()}
+    wanted = [name for name in (CUDA, CPU) if name in listed]
+    if CUDA in listed:
+        preload_cuda(ort)
+    ort.set_default_logger_severity(4)
+    got = ort.InferenceSession(_IDENTITY, providers=wanted).get_providers()
+    return {"listed": listed, "got": got, "reason": lacking(ort) if CUDA in set(listed) - set(got) else ""}
 
 
 def probe_tensorrt() -> dict[str, str]:

@@ -32,9 +32,11 @@ class Engine(Protocol):
 
 
 class OpenedEngine(Engine, Protocol):
-    """A bundle's engine on this machine. ``announcement``: what runs, on what, and why not on something faster."""
+    """A bundle's engine on this machine. ``runs_on``: "tensorrt", "cuda" or "cpu"; ``announcement``: what runs, on what, and why not on
+    something faster."""
 
     component: Component
+    runs_on: str
     announcement: str
 
 
@@ -50,3 +52,13 @@ def check_input(label: str, spec: TensorSpec, arrays: Arrays) -> None:
         raise EngineError(
             f"{label}: input {spec.name!r} must be {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}"
         )
+
+
+def batch_of(component: Component, arrays: Arrays) -> int:
+    """The inputs' common batch size, every one of them checked against the contract."""
+    for spec in component.inputs:
+        check_input(component.label, spec, arrays)
+    sizes = {spec.name: len(arrays[spec.name]) for spec in component.inputs}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise EngineError(f"{component.label}: inputs must have one batch size of at least 1, got {sizes}")
+    return next(iter(sizes.values()))

@@ -1,22 +1,18 @@
 """Engines: one ``run(arrays) -> arrays`` over whatever executes an ONNX component on this machine.
 
 The order is TensorRT, ONNX Runtime on CUDA, ONNX Runtime on the CPU. The choice is made once, at start, and announced with the reason of
-every step that was left out. What was asked for is compared with what ONNX Runtime really uses: it lists providers that cannot run and falls
-back in silence.
+every step that was left out.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
-
-from runtime.engine_io import Arrays, Engine, EngineError, EngineUnavailable, OpenedEngine, check_input
+from runtime.engine_io import Arrays, Engine, EngineError, EngineUnavailable, OpenedEngine
 from runtime.gpu import tensorrt_is_installed
-from vaemotion.contract.bundle import BundleError, Component, Manifest, component_path
+from runtime.onnx_engine import OnnxRuntimeEngine
+from vaemotion.contract.bundle import Component, Manifest, component_path
 
 __all__ = ["Arrays", "Engine", "EngineError", "EngineUnavailable", "OnnxRuntimeEngine", "OpenedEngine", "open_engine"]  # fmt: skip
 
@@ -26,72 +22,6 @@ PRECISIONS = {
     "cuda": ("fp16", "fp32"),
     "cpu": ("int8-cpu", "fp32"),
 }
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-
-class OnnxRuntimeEngine:
-    """A component on ONNX Runtime's CPU provider, or with ``cuda`` on its CUDA provider.
-
-    Raises EngineUnavailable where a session does not get CUDA.
-    """
-
-    def __init__(self, path: Path, component: Component, threads: int = 2, *, cuda: bool = False) -> None:
-        ort = _onnxruntime()
-        if cuda and CUDA not in ort.get_available_providers():
-            raise EngineUnavailable("onnxruntime has no CUDA provider")
-        wanted = [CUDA, CPU] if cuda else [CPU]
-        asked: list[Any] = [(CUDA, {"use_tf32": "0"}), CPU] if cuda else [CPU]  # FP32 means 32 bits
-        try:
-            self._session: Any = ort.InferenceSession(
-                str(path), _options(ort, threads, component.precision), providers=asked, enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime raises its own types, all of them derived from Exception
-            if cuda:
-                raise EngineUnavailable(f"ONNX Runtime cannot use CUDA ({error})") from error
-            raise BundleError(f"{component.label}: ONNX Runtime cannot load {path.name}: {error}") from error
-        got = self._session.get_providers()
-        if got != wanted:
-            if cuda:
-                raise EngineUnavailable(
-                    f"onnxruntime was asked for CUDA and took {', '.join(got)}; are a GPU, CUDA and cuDNN there?"
-                )
-            raise EngineError(f"{component.label}: asked for {wanted}, ONNX Runtime chose {got}")
-        self.component = component
-        where = "CUDA" if cuda else f"the CPU, {threads} threads"
-        self.announcement = f"{component.label}: ONNX Runtime {ort.__version__} on {where}"
-        self._outputs = [spec.name for spec in component.outputs]
-
-    def run(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """One inference. Raises EngineError that names the input that does not fit."""
-        for spec in self.component.inputs:
-            check_input(self.component.label, spec, arrays)
-        values = self._session.run(
-            self._outputs, {spec.name: arrays[spec.name] for spec in self.component.inputs}
-        )
-        return dict(zip(self._outputs, values, strict=True))
-
-
-def _onnxruntime() -> Any:
-    try:
-        return importlib.import_module("onnxruntime")  # it ships no types
-    except ImportError as error:
-        raise EngineError(
-            "onnxruntime is not installed; install the extra: pip install 'vaemotion[cpu]'"
-        ) from error
-
-
-def _options(ort: Any, threads: int, precision: str) -> Any:
-    options = ort.SessionOptions()
-    if precision in (
-        "fp16",
-        "int8",
-    ):  # ONNX Runtime 1.32 crashes on float16 convolutions when it changes their layout
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the LLM needs the cores
-    return options
 
 
 def open_engine(

@@ -83,6 +83,11 @@ def model_parameters() -> Any:
     return params
 
 
+def llama_runs_on() -> str:
+    """ "the GPU" where llama.cpp was built for one and finds it: it then takes every layer there by itself; else "the CPU"."""
+    return "the GPU" if backend().llama.llama_supports_gpu_offload() else "the CPU"
+
+
 def tokenise(path: Path, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text by llama.cpp's own tokenizer, from the GGUF's metadata; special tokens are parsed."""
     llama = backend().llama

@@ -294,12 +294,13 @@ def open_predictor(
     *,
     threads: ThreadBudget | None = None,
     f32_kv: bool = False,
+    engine: str | None = None,
     precision: str | None = None,
     language_type: str | None = None,
     warn: bool = True,
 ) -> Generator[DevicePredictor]:
-    """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``. ``precision`` of the
-    engines and ``language_type``: what the machine prefers and what is listed first, unless asked for. ``threads``: by default engines and language
+    """A bundle as a predictor: files and golden front end are checked first. ``f32_kv``: see ``LanguageModel``. ``engine``,
+    ``precision`` of the engines and ``language_type``: what the machine prefers and what is listed first, unless asked for. ``threads``: by default engines and language
     model take turns. ``warn``: say so when it is unverified."""
     threads = threads or thread_budget()
     manifest = read_manifest(bundle)
@@ -312,7 +313,7 @@ def open_predictor(
         )
         Console(stderr=True).print(f"[yellow]{warning}[/]", highlight=False)
     engines = {
-        role: open_engine(bundle, manifest, role, threads.engines, precision=precision)
+        role: open_engine(bundle, manifest, role, threads.engines, precision=precision, engine=engine)
         for role in ENGINE_ROLES
     }
     tokenizer = Tokenizer.from_file(str(component_path(bundle, manifest.component("tokenizer"))))

@@ -35,6 +35,7 @@ from runtime.controls import Controls, Desk
 from runtime.installation import Installation
 from runtime.keep_media import MediaKeeper
 from runtime.live import FREEZE_S, Device, LiveFeed, Role, Supervised
+from runtime.llama import llama_runs_on
 from runtime.messages import Start
 from runtime.microphone import Microphone
 from runtime.moments import moments_at_once
@@ -71,6 +72,7 @@ def run(
     outs: Sequence[str] = (),
     pace: str = "real",
     narrate_every_s: float | None = None,
+    engine: str | None = None,
     threads: int | None = None,
     osc_in: str | None = None,
     record: Path | None = None,
@@ -85,7 +87,9 @@ def run(
         raise UsageError("--keep-media is for live devices; a file is kept already")
     if source is None and pace == "max":
         raise UsageError("--pace max is for files: live devices have a pace of their own")
-    configure = functools.partial(_configured, config_file, overrides, outs, narrate_every_s, threads, osc_in)
+    configure = functools.partial(
+        _configured, config_file, overrides, outs, narrate_every_s, engine, threads, osc_in
+    )
     config = configure()
     file = None if source is None else FileSource(source)
     preview = Preview() if config.web.preview and file is None else None
@@ -95,7 +99,11 @@ def run(
     beside = pace != "max" and config.narrator.every_s > 0  # the narrator has a thread of its own
     with signals() as stop, contextlib.ExitStack() as closing:
         predictor = closing.enter_context(
-            open_predictor(bundle, threads=thread_budget(config.runtime.threads, side_by_side=beside))
+            open_predictor(
+                bundle,
+                threads=thread_budget(config.runtime.threads, side_by_side=beside),
+                engine=config.runtime.engine or None,
+            )
         )
         clock: Clock = ManualClock() if pace == "max" else MonotonicClock()
         feed: Feed = live_feed(config, clock) if file is None else FileFeed(file, clock)
@@ -145,7 +153,7 @@ def run(
 
 def replay_recording(bundle: Path, recording: Path, outs: Sequence[str], threads: int | None) -> int:
     """``vaemotion run --replay``: the readings of a recording of features, bit for bit those of its run, before any show changed them."""
-    config = _configured(None, (), outs, None, threads, None)
+    config = _configured(None, (), outs, None, None, threads, None)
     sinks = [_parse_out(out, config) for out in config.out.sinks]
     budget = thread_budget(threads or 0)
     with signals() as stop, open_predictor(bundle, threads=budget) as predictor:
@@ -158,7 +166,8 @@ def replay_recording(bundle: Path, recording: Path, outs: Sequence[str], threads
 
 
 def _configured(
-    file: Path | None, overrides: Sequence[str], outs: Sequence[str], narrate_every_s: float | None, threads: int | None, osc_in: str | None
+    file: Path | None, overrides: Sequence[str], outs: Sequence[str], narrate_every_s: float | None, engine: str | None, threads: int | None,
+    osc_in: str | None,
 ) -> LiveConfig:  # fmt: skip
     """The file's configuration, or the defaults, with the command line's options in their places."""
     if file is None and overrides:
@@ -171,6 +180,8 @@ def _configured(
         config = replace(config, out=_with(config.out, "--out", sinks=tuple(outs)))
     if narrate_every_s is not None:
         config = replace(config, narrator=_with(config.narrator, "--narrate-every", every_s=narrate_every_s))
+    if engine is not None:
+        config = replace(config, runtime=_with(config.runtime, "--engine", engine=engine))
     if threads is not None:
         config = replace(config, runtime=_with(config.runtime, "--threads", threads=threads))
     if osc_in is not None:
@@ -237,5 +248,5 @@ def describe(bundle: Path, source: str, pace: str, predictor: DevicePredictor) -
     language_model = manifest.component("language_model")
     return Start(
         manifest.name, sha256_of(bundle / MANIFEST_FILE), source, pace,
-        (*engines, f"{language_model.label}: llama.cpp on the CPU"), manifest.lineage, version("vaemotion"),
+        (*engines, f"{language_model.label}: llama.cpp on {llama_runs_on()}"), manifest.lineage, version("vaemotion"),
     )  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.engine_cache import BatchProfile
-from runtime.engine_io import Arrays, EngineError, EngineUnavailable, check_input
+from runtime.engine_io import Arrays, EngineError, EngineUnavailable, batch_of
 from runtime.gpu import call
 from runtime.tensorrt_layers import Layer, layers_of
 from vaemotion.contract.bundle import Component, TensorSpec
@@ -37,6 +37,8 @@ class Buffer:
 
 class TensorRtEngine:
     """A component on TensorRT. ``plan``: the serialised engine, known to be whole and built for this machine."""
+
+    runs_on = "tensorrt"
 
     def __init__(
         self, trt: Any, cudart: Any, plan: bytes, component: Component, profile: BatchProfile
@@ -158,16 +160,6 @@ def array_at(address: int, shape: Sequence[int], dtype: str) -> npt.NDArray[Any]
     array: npt.NDArray[Any] = np.frombuffer(memory, np.dtype(dtype)).reshape(shape)
     array[:] = 0
     return array
-
-
-def batch_of(component: Component, arrays: Arrays) -> int:
-    """The inputs' common batch size, every one of them checked against the contract."""
-    for spec in component.inputs:
-        check_input(component.label, spec, arrays)
-    sizes = {spec.name: len(arrays[spec.name]) for spec in component.inputs}
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
-        raise EngineError(f"{component.label}: inputs must have one batch size of at least 1, got {sizes}")
-    return next(iter(sizes.values()))
 
 
 def pieces_of(batch: int, maximum: int) -> list[slice]:

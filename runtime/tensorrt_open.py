@@ -16,7 +16,7 @@ from rich.console import Console
 
 from runtime import engine_cache
 from runtime.engine_cache import BatchProfile, EngineKey
-from runtime.engine_io import Engine, EngineError, EngineUnavailable
+from runtime.engine_io import EngineError, EngineUnavailable
 from runtime.gpu import Gpu, find_gpu, free_device_bytes, load_cudart, load_tensorrt, tensorrt_is_installed
 from runtime.tensorrt_build import Built, build, progress_bars, progress_monitor, timing_key
 from runtime.tensorrt_engine import TensorRtEngine
@@ -63,7 +63,7 @@ def open_tensorrt(
         return _announced(engine, found.gpu, "from the cache")
     built = _build(found, onnx, component, profile, file.parent)
     engine = _started(found, built.plan, component, profile)
-    check_golden(engine, folder, manifest, component)
+    check_golden(engine, folder, manifest)
     try:
         engine_cache.store(file, asdict(key), built.plan)
     except OSError as error:
@@ -107,23 +107,17 @@ def _build(found: TensorRt, onnx: Path, component: Component, profile: BatchProf
     return built
 
 
-def check_golden(engine: Engine, folder: Path, manifest: Manifest, component: Component) -> None:
-    """The golden vectors of the component's role, all rows at once and the first alone. Raises EngineError."""
-    from runtime.self_test import default_tolerance, relative_difference  # it opens engines, too
+def check_golden(engine: TensorRtEngine, folder: Path, manifest: Manifest) -> None:
+    """The golden vectors of the component's role. Raises EngineError."""
+    from runtime.self_test import allowed_difference, golden_difference  # it opens engines, too
 
-    golden, role = read_golden(folder, manifest), component.role
-    inputs = {spec.name: golden[f"{role}/in/{spec.name}"] for spec in component.inputs}
-    allowed = manifest.tolerances.get(f"{role}/{component.precision}")
-    allowed = default_tolerance(component) if allowed is None else allowed
-    for rows in (slice(None), slice(1)):
-        outputs = engine.run({name: array[rows] for name, array in inputs.items()})
-        for name, output in outputs.items():
-            worst, _ = relative_difference(golden[f"{role}/out/{name}"][rows], output)
-            if not worst <= allowed:
-                raise EngineError(
-                    f"{component.label}: TensorRT's engine differs by {worst:.3g} from the golden vector {name!r} "
-                    f"(allowed {allowed:.3g}); run with another precision or --engine cpu"
-                )
+    worst = golden_difference(engine, read_golden(folder, manifest))
+    allowed = allowed_difference(engine, manifest)
+    if not worst <= allowed:
+        raise EngineError(
+            f"{engine.component.label}: TensorRT's engine differs by {worst:.3g} from the golden vectors "
+            f"(allowed {allowed:.3g}); run with --engine cpu"
+        )
 
 
 def _announced(engine: TensorRtEngine, gpu: Gpu, origin: str) -> TensorRtEngine:

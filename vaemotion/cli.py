@@ -271,6 +271,14 @@ def run_bundle(
             "--narrate-every", metavar="SECONDS", help="One narration in this long; 0: none. Default: 2."
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="tensorrt, cuda or cpu for the encoders and the EmoAdapter; default: the fastest that is here.",
+        ),
+    ] = None,
     threads: Threads = None,
     osc_in: Annotated[
         str | None,
@@ -303,7 +311,7 @@ def run_bundle(
         return replay_recording(bundle, replay, out or [], threads)
     return run(
         bundle, source, config, overrides or [], outs=out or [], pace=pace, narrate_every_s=narrate_every_s,
-        threads=threads, osc_in=osc_in, keep_media=keep_media, profile=profile,
+        engine=engine, threads=threads, osc_in=osc_in, keep_media=keep_media, profile=profile,
     )  # fmt: skip
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from runtime.engines import EngineError, OnnxRuntimeEngine, open_engine
+from runtime.onnx_engine import BatchOfOne
 from tests.tensorrt_stub import HOME, bindings, run_python
 from vaemotion.contract.bundle import BundleError, Component, Manifest, TensorSpec, sha256_of
 from vaemotion.contract.front_end import FrontEnd
@@ -78,6 +80,31 @@ def test_outputs_come_by_their_own_names_at_any_batch(engine: OnnxRuntimeEngine,
     assert list(out) == ["total", "y"]  # in the order of the contract, not of the file
     np.testing.assert_array_equal(out["y"], expected)
     np.testing.assert_array_equal(out["total"], expected.sum(1))
+
+
+def test_a_batch_of_one_over_memory_that_stays_gives_what_a_plain_run_gives(
+    tmp_path: Path, component: Component
+) -> None:
+    """What a CUDA graph is recorded over, here over the processor's memory."""
+    session = onnxruntime.InferenceSession(tmp_path / component.path, providers=["CPUExecutionProvider"])
+    one = BatchOfOne(onnxruntime, session, component, "cpu")
+    first = one.run(arrays(1))
+    kept = {name: array.copy() for name, array in first.items()}
+    turned = {"x": np.float32([[7, 8], [9, 1], [2, 3]]).T[:1], "keep": np.array([[True, False, True]])}
+    second = one.run(turned)
+    np.testing.assert_array_equal(second["y"], [[14, 0, 4]])
+    np.testing.assert_array_equal(second["total"], [18])
+    assert list(first) == ["total", "y"]
+    for name, array in first.items():  # the memory that stays was written again, what was given was not
+        np.testing.assert_array_equal(array, kept[name])
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (0, 0)])
+def test_inputs_of_different_or_no_batch_are_refused(
+    engine: OnnxRuntimeEngine, sizes: tuple[int, int]
+) -> None:
+    with pytest.raises(EngineError, match=r"inputs must have one batch size of at least 1, got .*'x'"):
+        engine.run({"x": arrays(3)["x"][: sizes[0]], "keep": arrays(3)["keep"][: sizes[1]]})
 
 
 @pytest.mark.parametrize(

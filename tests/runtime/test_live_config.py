@@ -116,6 +116,7 @@ def test_every_kind_of_camera_can_be_named(device: str, live: Path) -> None:
         ("[controls]\nosc_in = 0", ["controls.osc_in must be PORT or HOST:PORT"]),
         ('[web]\npreview = "yes"', ["web.preview must be bool, got 'yes'; write true or false"]),
         ("[log]\nkeep = 0", ["log.keep must be from 1 to 1000, got 0"]),
+        ('[runtime]\nengine = "gpu"', ["runtime.engine must be tensorrt, cuda, cpu or empty"]),
         ("[runtime]\nthreads = -1", ["runtime.threads must be from 0 to 256"]),
         (f"[camera]\nwidth_px = 0x1{'0' * 5000}", ["camera.width_px", "a number of thousands of digits"]),
         ('[camera]\ndevice = "none"\n[microphone]\ndevice = "none"', ["there is nothing to perceive"]),

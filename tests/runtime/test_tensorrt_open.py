@@ -5,6 +5,7 @@ Parsing and building are TensorRT-RTX's own; where a GPU would be stands ``tests
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -152,14 +153,33 @@ def test_an_engine_that_does_not_fit_is_built_anew_and_never_loaded(
         assert ("damaged (sha256" if change == "plan" else "cannot be read") in engine.announcement
 
 
+def with_golden_off_by(bundle: Bundle, folder: Path, relative: float, precision: str) -> Bundle:
+    """The bundle, its golden outputs moved by a part of their largest value, its tolerance as a processor measured it."""
+    copied = Path(shutil.copytree(bundle.folder, folder / "off"))
+    golden = dict(np.load(copied / "golden.npz"))
+    for name in (name for name in golden if "/out/" in name):
+        golden[name] = golden[name] + np.float32(relative) * np.abs(golden[name]).max()
+    np.savez(copied / "golden.npz", **golden)
+    component = replace(bundle.component, precision=precision)
+    return Bundle(copied, replace(bundle.manifest, tolerances={f"emo_adapter/{precision}": 3e-4}), component)
+
+
 def test_an_engine_that_computes_something_else_is_an_error_and_is_not_cached(
-    machine: TensorRt, bundle: Bundle
+    machine: TensorRt, bundle: Bundle, tmp_path: Path
 ) -> None:
-    strict = replace(bundle.manifest, tolerances={"emo_adapter/fp32": -1.0})
-    with pytest.raises(EngineError, match=r"differs by .* from the golden vector .* --engine cpu") as raised:
-        open_tensorrt(machine, bundle.folder, strict, bundle.component)
+    other = with_golden_off_by(bundle, tmp_path, 0.02, "fp16")
+    with pytest.raises(EngineError, match=r"differs by .* from the golden vectors .* --engine cpu") as raised:
+        opened(machine, other)
     assert not isinstance(raised.value, EngineUnavailable)  # it must not be passed over
     assert cached(".engine") == []
+
+
+def test_fp16_may_round_elsewhere_on_a_gpu_than_on_the_processor_that_measured_it(
+    machine: TensorRt, bundle: Bundle, tmp_path: Path
+) -> None:
+    assert opened(machine, with_golden_off_by(bundle, tmp_path, 3e-3, "fp16")).runs_on == "tensorrt"
+    with pytest.raises(EngineError, match="differs by"):
+        opened(machine, with_golden_off_by(bundle, tmp_path / "fp32", 3e-3, "fp32"))
 
 
 def test_an_interrupted_build_leaves_nothing_under_the_final_name(machine: TensorRt, bundle: Bundle) -> None:
