@@ -2,8 +2,8 @@
 
 A pure step, without threads and without a clock: what comes in is stamped, what goes out depends on nothing else. Pictures lie on the
 grid of ``frame_hop_s`` and are encoded when they enter it; log-mel is computed incrementally; the audio encoder runs once per
-``audio_stride_s`` on the newest window. Of a whole clip this gives what ``Predictor.encode(window_at(...))`` gives. ``see`` and ``hear`` encode at
-once; who can wait prepares several, has them encoded in one batch, and puts the tokens in with ``restore_picture`` and ``restore_sound``.
+``audio_stride_s`` on the newest window. Of a whole clip this gives what ``Predictor.encode(window_at(...))`` gives. ``see``, ``hear`` and ``read`` compute
+at once; who can wait prepares several, has them encoded in one batch, puts the tokens in with ``restore_picture`` and ``restore_sound``, and has the windows read in one batch.
 """
 
 from __future__ import annotations
@@ -38,6 +38,30 @@ class Evidence:
     reading: Reading
     plain: Tokens
     enhanced: Tokens
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is seen and heard at ``now_s``, and how old the newest of it is; None where the path lacks it."""
+
+    now_s: float
+    path: str
+    tokens: Tokens
+    visual_age_s: float | None
+    audio_age_s: float | None
+
+    def reading(self, affect: Affect) -> Reading:
+        return Reading(
+            time_s=round(self.now_s, 6),
+            valence=round(affect.valence, 6),
+            arousal=round(affect.arousal, 6),
+            valence_sd=round(affect.valence_sd, 6),
+            arousal_sd=round(affect.arousal_sd, 6),
+            emotions=_by_name(affect.emotions),
+            path=self.path,
+            visual_age_s=None if self.visual_age_s is None else round(self.visual_age_s, 3),
+            audio_age_s=None if self.audio_age_s is None else round(self.audio_age_s, 3),
+        )
 
 
 class Perception:
@@ -140,31 +164,37 @@ class Perception:
 
     def read(self, now_s: float) -> Evidence | None:
         """What the newest tokens express at ``now_s``; None when nothing was seen or heard lately."""
+        window = self.window(now_s)
+        return None if window is None else self.read_all([window])[0]
+
+    def window(self, now_s: float) -> Window | None:
+        """What ``read`` reads; ``read_all`` reads several windows in one batch."""
         if self._recorder is not None:
             self._recorder.read(now_s)
         tokens, path = self._tokens(now_s)
         if path is None:
             return None
-        with self.times.measure("emo_adapter"):
-            affect, enhanced = self.predictor.adapt(tokens)
         visual_age_s = None
         if len(tokens.visual):
             visual_age_s = (
                 float(tokens.frame_ages_s[-1]) if self._taken_s is None else max(0.0, now_s - self._taken_s)
             )
-        audio_age_s = tokens.audio_age_s if len(tokens.audio) else None
-        reading = Reading(
-            time_s=round(now_s, 6),
-            valence=round(affect.valence, 6),
-            arousal=round(affect.arousal, 6),
-            valence_sd=round(affect.valence_sd, 6),
-            arousal_sd=round(affect.arousal_sd, 6),
-            emotions=_by_name(affect.emotions),
-            path=path,
-            visual_age_s=None if visual_age_s is None else round(visual_age_s, 3),
-            audio_age_s=None if audio_age_s is None else round(audio_age_s, 3),
-        )
-        return Evidence(with_confidence(reading, affect, self.predictor.confidence), tokens, enhanced)
+        return Window(now_s, path, tokens, visual_age_s, tokens.audio_age_s if len(tokens.audio) else None)
+
+    def read_all(self, windows: Sequence[Window]) -> list[Evidence]:
+        """What each window expresses."""
+        if not windows:
+            return []
+        with self.times.measure("emo_adapter", len(windows)):
+            adapted = self.predictor.adapt_all([window.tokens for window in windows])
+        return [
+            Evidence(
+                with_confidence(window.reading(affect), affect, self.predictor.confidence),
+                window.tokens,
+                enhanced,
+            )
+            for window, (affect, enhanced) in zip(windows, adapted, strict=True)
+        ]
 
     def _tokens(self, now_s: float) -> tuple[Tokens, str | None]:
         constants, windows = self.predictor.constants, self._front_end.windows

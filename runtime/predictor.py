@@ -197,8 +197,18 @@ class Predictor(Generic[A]):
 
     def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:
         """What the window expresses, and its emotion-enhanced tokens."""
-        out = self.engines["emo_adapter"].run(adapter_inputs(tokens, self.constants))
-        return affect_of(out), self._enhanced(out, tokens)
+        return self.adapt_all([tokens])[0]
+
+    def adapt_all(self, windows: Sequence[Tokens]) -> list[tuple[Affect, Tokens]]:
+        """``adapt`` of at least one window in one batch."""
+        each = [adapter_inputs(tokens, self.constants) for tokens in windows]
+        out = self.engines["emo_adapter"].run(
+            {name: np.concatenate([inputs[name] for inputs in each]) for name in each[0]}
+        )
+        rows = [{name: values[k : k + 1] for name, values in out.items()} for k in range(len(windows))]
+        return [
+            (affect_of(row), self._enhanced(row, tokens)) for row, tokens in zip(rows, windows, strict=True)
+        ]
 
     def _enhanced(self, out: Mapping[str, npt.NDArray[Any]], tokens: Tokens) -> Tokens:
         """The EmoAdapter's tokens, without the padding of its fixed lengths."""

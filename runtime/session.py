@@ -18,7 +18,7 @@ from runtime.controls import Desk
 from runtime.installation import Installation
 from runtime.keep_media import MediaKeeper
 from runtime.messages import End, Frame, Message, Narration, Notice, Start
-from runtime.moments import Moment, encode, put_in
+from runtime.moments import Moment, encode, read
 from runtime.narrator import Narrator, narrate
 from runtime.perception import Evidence, Perception
 from runtime.predictor import DevicePredictor
@@ -40,7 +40,7 @@ class Session:
 
     ``pace``: "max" on a simulated clock, where the narrator runs within the loop; "real" as on live devices. ``installation``: what only a live run has.
     ``recorded``: evidence that is read again instead of perceived (``runtime.recording``). ``schedule``: when something is due, the bundle's own grid unless a rehearsal wants fewer moments.
-    ``at_once``: moments that are encoded in one batch, more than one where the clock is simulated: nobody waits for the first of them.
+    ``at_once``: moments that are computed in one batch, more than one where the clock is simulated: nobody waits for the first of them.
     """
 
     predictor: DevicePredictor
@@ -112,8 +112,10 @@ class Session:
         agenda = Agenda(self._windows, has_frames=self.has_frames, has_sound=self.has_sound)
         evidence, now_s = None, 0.0
         next_narration_s = self.narrate_every_s or float("inf")
-        for moment in self._encoded_moments(perception, agenda):
-            seen = self._perceive(perception, moment)
+        for moment in self._read_moments(perception, agenda):
+            for notice in moment.arrived.notices:
+                self.publish(notice)
+            seen = moment.evidence
             evidence = seen or evidence
             now_s = moment.time_s
             narrate_now = self._show(perception, moment, seen, narrator)
@@ -132,10 +134,11 @@ class Session:
     def _windows(self) -> WindowConfig:
         return self.schedule or self.predictor.constants.front_end.windows
 
-    def _encoded_moments(self, perception: Perception, agenda: Agenda) -> Iterator[Moment]:
-        """Every moment with the tokens of what is due at it, ``at_once`` of them encoded in one batch."""
+    def _read_moments(self, perception: Perception, agenda: Agenda) -> Iterator[Moment]:
+        """Every moment with its reading, ``at_once`` of them computed in one batch."""
         while moments := self._next_moments(perception, agenda):
             encode(perception, moments)
+            read(perception, moments)
             yield from moments
 
     def _next_moments(self, perception: Perception, agenda: Agenda) -> list[Moment]:
@@ -222,13 +225,6 @@ class Session:
         if now_s >= self._next_complaint_s:
             self._next_complaint_s = now_s + COMPLAINT_S
             self.publish(Notice(round(now_s, 3), f"too slow: {self.skipped} moments dropped so far"))
-
-    def _perceive(self, perception: Perception, moment: Moment) -> Evidence | None:
-        """Read what is shown and heard at a moment. None where nothing was due, or nothing was seen or heard lately."""
-        for notice in moment.arrived.notices:
-            self.publish(notice)
-        put_in(perception, moment)
-        return perception.read(moment.arrived.now_s(moment.time_s)) if moment.due else None
 
     @property
     def _grid_points(self) -> int:

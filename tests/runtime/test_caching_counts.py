@@ -131,7 +131,7 @@ def test_several_moments_at_once_are_the_same_readings_in_fewer_runs(
     fewer = counted_run(predictor, clips[4], monkeypatch, several, at_once=AT_ONCE)
     assert several.readings == one.readings
     assert fewer["vision_encoder"] == counts["vision_encoder"] == counts["vision_encoder runs"]
-    for role in ("vision_encoder", "audio_encoder"):
+    for role in ("vision_encoder", "audio_encoder", "emo_adapter"):
         assert fewer[f"{role} runs"] <= counts[f"{role} runs"] / AT_ONCE + 1, role
 
 

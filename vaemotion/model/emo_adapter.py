@@ -5,6 +5,7 @@ A path is a mask, not a branch: one module serves audio, visual and audio-visual
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ class TokenFeatures(nn.Module):
 
 
 class Enhancer(nn.Module):
-    """``X' = X + g · W_up · GELU(W_down · LN[X_white ; mean c])``; ``W_up`` starts at 0, so that step 0 is the identity."""
+    """``X' = X + g · W_up · GELU(W_down · LN[X_white ; mean c])``; ``W_up`` starts at 0, so that step 0 is the identity. context: (B, 1, D)."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class Enhancer(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor, whitened: Tensor, context: Tensor) -> Tensor:
-        context = context[:, None].expand(-1, tokens.shape[1], -1)  # (B, N, D)
+        context = context.expand(-1, tokens.shape[1], -1)  # (B, N, D)
         residual = self.up(F.gelu(self.down(self.norm(torch.cat([whitened, context], dim=-1)))))
         return tokens + self.gain * residual
 
@@ -155,24 +156,23 @@ class EmoAdapter(nn.Module):
         visual = _kept(self.visual_whitening(visual_tokens), visual_mask)
         heard, seen = self.audio_features(audio), self.visual_features(visual)
         null = self.null.expand(audio.shape[0], -1, -1)
+        placed = torch.cat([audio + self.modality[0], visual + self.modality[1]], dim=1)
         keys = torch.cat(
-            [
-                null,
-                audio + self.modality[0] + self.encode_age(audio_age_s),
-                visual + self.modality[1] + self.encode_age(visual_age_s),
-            ],
-            dim=1,
+            [null, placed + self.encode_age(torch.cat([audio_age_s, visual_age_s], dim=1))], dim=1
         )
         mask = torch.cat([torch.ones_like(audio_mask[:, :1]), audio_mask, visual_mask], dim=1)
         context = self.attend(keys, torch.cat([null, heard, seen], dim=1), mask)  # (B, Q, D)
-        present = torch.stack([audio_mask.any(1), visual_mask.any(1)], dim=1).to(context.dtype)  # (B, 2)
-        moments = [_moments(x, audio_mask) for x in (audio, heard)] + [
-            _moments(x, visual_mask) for x in (visual, seen)
+        dtype = self.null.dtype
+        (audio_weights, heard_any), (visual_weights, seen_any) = (
+            _weights(audio_mask, dtype), _weights(visual_mask, dtype)
+        )  # fmt: skip
+        moments = [_moments(x, audio_weights) for x in (audio, heard)] + [
+            _moments(x, visual_weights) for x in (visual, seen)
         ]
-        statistics = torch.cat([*moments, present], dim=1)  # (B, 8 D + 2)
+        statistics = torch.cat([*moments, heard_any, seen_any], dim=-1).flatten(1)  # (B, 8 D + 2)
         readout = self.heads(self.supervisor(context.flatten(1)) + self.statistics(statistics))
         readout = readout.unflatten(1, (len(CONSTRUCTS), -1))  # (B, C, 4 + emotions)
-        mean_context = context.mean(1)
+        mean_context = _mean(context, self.null.new_full((1, 1, context.shape[1]), 1 / context.shape[1]))
         return AdapterOutput(
             self.audio_enhancer(audio_tokens, audio, mean_context),
             self.visual_enhancer(visual_tokens, visual, mean_context),
@@ -187,10 +187,26 @@ def _kept(tokens: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[..., None], tokens, 0.0)
 
 
-def _moments(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean and standard deviation over the unmasked tokens, (B, 2 D); zero where all are masked."""
-    tokens = _kept(tokens, mask)
-    count = mask.sum(1, keepdim=True).clamp_min(1).to(tokens.dtype)  # (B, 1)
-    mean = tokens.sum(1) / count
-    variance = _kept((tokens - mean[:, None]) ** 2, mask).sum(1) / count
-    return torch.cat([mean, (variance + 1e-8).sqrt()], dim=1)
+def _weights(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """For a mean over the unmasked tokens: what each weighs, (B, 1, N), and whether there is any, (B, 1, 1). mask: (B, N) bool."""
+    kept = mask.to(dtype)[:, None]
+    count = kept.sum(-1, keepdim=True)
+    return kept / count.clamp_min(1.0), count.clamp_max(1.0)
+
+
+def _moments(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Mean and standard deviation over the unmasked tokens, (B, 1, 2 D); zero where all are masked. tokens: (B, N, D)."""
+    mean = _mean(tokens, weights)
+    variance = _mean((tokens - mean) ** 2, weights)
+    return torch.cat([mean, (variance + 1e-8).sqrt()], dim=-1)
+
+
+def _mean(tokens: Tensor, weights: Tensor) -> Tensor:
+    """(B, N, D) → (B, 1, D) in the weights' precision. weights: (B or 1, 1, N).
+
+    A matrix product: ONNX Runtime rounds a sum over an axis in the middle otherwise where the batch is one, and a moment's reading shall not depend on
+    what it was computed together with.
+    """
+    kind = tokens.device.type
+    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        return weights @ tokens.to(weights.dtype)
