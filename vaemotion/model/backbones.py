@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ASTConfig, ASTModel, SmolVLMConfig, SmolVLMForConditionalGeneration
 
@@ -73,6 +74,21 @@ class ConvTransformerConfig:
         return (self.frames + 1) // 2
 
 
+class EncoderLayer(nn.TransformerEncoderLayer):
+    """Its attention written out: ``nn.MultiheadAttention`` puts the sequence first, which is exported as ten transpositions a layer."""
+
+    def _sa_block(
+        self, x: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
+        """x: (B, N, D), nothing masked."""
+        attention = self.self_attn
+        packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in packed)
+        scores = query @ key.transpose(-1, -2) * attention.head_dim**-0.5  # (B, H, N, N)
+        weights = F.dropout(scores.softmax(-1), attention.dropout, self.training)
+        return self.dropout1(attention.out_proj((weights @ value).transpose(1, 2).flatten(2)))
+
+
 class ConvTransformer(nn.Module):
     """Convolutional stem and transformer, (B, frames, mels) → (B, steps, width).
 
@@ -99,7 +115,7 @@ class ConvTransformer(nn.Module):
             rows = (rows + 1) // 2
         self.project = nn.Linear(inputs * rows, config.width)
         self.position = nn.Parameter(torch.randn(config.steps, config.width) * 0.02)
-        layer = nn.TransformerEncoderLayer(
+        layer = EncoderLayer(
             config.width,
             config.heads,
             4 * config.width,
