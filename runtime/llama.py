@@ -84,7 +84,7 @@ def model_parameters() -> Any:
 
 
 def llama_runs_on() -> str:
-    """ "the GPU" where llama.cpp was built for one and finds it: it then takes every layer there by itself; else "the CPU"."""
+    """Where every layer is computed: llama.cpp takes them all to a GPU that it was built for and finds."""
     return "the GPU" if backend().llama.llama_supports_gpu_offload() else "the CPU"
 
 
