@@ -49,13 +49,16 @@ class OnnxRuntimeEngine:
             )
             return
         self._session, without_graph = _cuda_session(ort, path, options)
+        if not without_graph:
+            self._run_options = ort.RunOptions()
+            self._run_options.add_run_config_entry("gpu_graph_id", NO_GRAPH)
+            try:
+                self._one = BatchOfOne(ort, self._session, component, "cuda")
+            except Exception as error:  # what cannot be recorded runs plainly
+                without_graph = " ".join(str(error).split())
         self.announcement = f"{component.label}: ONNX Runtime {ort.__version__} on CUDA"
         if without_graph:
             self.announcement += f", without a CUDA graph ({without_graph})"
-            return
-        self._run_options = ort.RunOptions()
-        self._run_options.add_run_config_entry("gpu_graph_id", NO_GRAPH)
-        self._one = BatchOfOne(ort, self._session, component, "cuda")
 
     def run(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
         """One inference at any batch size. Raises EngineError that names the input that does not fit."""
