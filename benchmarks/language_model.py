@@ -35,7 +35,7 @@ ALIKE = 0.15  # root-mean-square difference over the standard deviation: random 
 OURS, RAW, COMPLETION = "LanguageModel.generate", "raw llama_decode", "create_completion"
 BRANCHED, IN_TURN, WHOLE = "branched", "raw llama_decode in turn", "raw llama_decode, nothing kept"
 METHOD = f"""`135M`: SmolLM2-135M's true shapes (30 layers of 576, 49,152 tokens, tied) with random weights in Q8_0, written by our exporter; `tiny`: the shipped
-bundle's own. Everybody has the same file, {{threads}} threads, a context of {CONTEXT_TOKENS} tokens, F16 keys and values, flash attention. *Generation* is greedy, {PROMPT_TOKENS} token
+bundle's own. Everybody has the same file, {{threads}} threads, a context of {CONTEXT_TOKENS} tokens, F16 keys and values, on a processor without flash attention. *Generation* is greedy, {PROMPT_TOKENS} token
 ids in, {NEW_TOKENS} out, asserted to be equal, in contexts opened {OPENINGS} times: the raw loop refills one `llama_batch` and asks the greedy sampler in C, without a check; ours
 also refuses what is not finite, can be aborted at any moment and leaves the cache as it was; `create_completion`, its cache cleared, also makes text of the tokens.
 CPU time is that of all threads, spinning included. *A new window*: {WINDOW_ROWS} embeddings after a prefix of {PREFIX_ROWS} in the cache, against all of them in one batch. *Answers* come

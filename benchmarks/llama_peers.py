@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from export.llama_shape import LlamaShape, expected_shapes
 from export.to_gguf import SpecialTokens, write_llama_gguf
-from runtime.llama import model_parameters
+from runtime.llama import flash_attention, model_parameters
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class Completion:
     def __init__(self, path: Path, threads: int) -> None:
         with patch("llama_cpp.llama_cpp.llama_model_default_params", model_parameters):
             self.llama = llama_cpp.Llama(
-                str(path), n_ctx=CONTEXT_TOKENS, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
+                str(path), n_ctx=CONTEXT_TOKENS, n_threads=threads, n_threads_batch=threads, flash_attn=False, verbose=False
             )  # fmt: skip
 
     def close(self) -> None:
@@ -90,6 +90,7 @@ class RawLlama:
         model_params = model_parameters()  # its log in memory instead of on the terminal
         params: Any = llama.llama_context_default_params()
         params.n_ctx, params.n_threads, params.n_threads_batch = CONTEXT_TOKENS, threads, threads
+        params.flash_attn_type = flash_attention()
         if not on_gpu:
             model_params.n_gpu_layers = 0
             params.offload_kqv = params.op_offload = False

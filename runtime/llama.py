@@ -83,6 +83,13 @@ def model_parameters() -> Any:
     return params
 
 
+def flash_attention(f32_kv: bool = False) -> int:
+    """llama.cpp's own choice on a GPU. On a processor it is off: fused, a window of 48 rows behind 160 took twice as long (docs/log.md)."""
+    llama = backend().llama
+    fused = llama.llama_supports_gpu_offload() and not f32_kv
+    return llama.LLAMA_FLASH_ATTN_TYPE_AUTO if fused else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+
 def llama_runs_on() -> str:
     """Where every layer is computed: llama.cpp takes them all to a GPU that it was built for and finds."""
     return "the GPU" if backend().llama.llama_supports_gpu_offload() else "the CPU"
@@ -180,9 +187,9 @@ class LlamaSession:
         params.n_batch = params.n_ubatch = max(batch_tokens, max_branches + 1)
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
+        params.flash_attn_type = flash_attention(f32_kv)
         if f32_kv:
             params.type_k = params.type_v = llama.GGML_TYPE_F32
-            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         # llama.cpp asks this before every graph node, 72 times a token with four layers. A Python callback would
         # take the GIL from perception each time; C's strlen("") == 0 and strlen("\1") == 1 answer without it.
         strlen: Any = ctypes.CDLL(None).strlen
