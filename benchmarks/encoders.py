@@ -46,7 +46,7 @@ writes, in the runtime's engine (its checks of the inputs included); *I/O bound 
 (u8 activations, per-channel weights) over every block, its accuracy is not judged here.
 
 PyTorch's OpenMP threads spin while they wait, its default, which on idle cores is twice as fast at the tiny sizes as `OMP_WAIT_POLICY=passive`, and on busy ones collapses; ours sleep, because a
-device has other work. In FP32 both are bound by the same matrix products at the processor's own rate (about 105 GFLOP/s a core on the machine of these figures): twice as fast as an eager run
+device has other work. In FP32 both are bound by the same matrix products at the processor's own rate (105 to 140 GFLOP/s a core on the two that were looked at): twice as fast as an eager run
 that has idle cores is out of reach there, whatever executes it."""
 
 
