@@ -154,7 +154,8 @@ def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
                 compared.append(OnnxRuntimeEngine(component_path(bundle, component), component))
             for engine in compared:
                 what = "golden vectors" + ON_GPU.get(engine.runs_on, "")
-                worst, allowed = golden_difference(engine, golden), allowed_difference(engine, manifest)
+                worst = max(golden_differences(engine, golden).values())
+                allowed = allowed_difference(engine, manifest)
                 edges.append(Edge("golden", key, what, worst, allowed, worst))
         elif component.role == "language_model":
             with open_language_model(bundle, manifest, component) as language_model:
@@ -166,13 +167,14 @@ def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
     return edges
 
 
-def golden_difference(engine: OpenedEngine, golden: Mapping[str, Array]) -> float:
-    """The largest relative difference to an engine's golden vectors: all rows at once, then the first alone, which a GPU runs in another way."""
-    role, worst = engine.component.role, 0.0
+def golden_differences(engine: OpenedEngine, golden: Mapping[str, Array]) -> dict[str, float]:
+    """The largest relative difference to each of an engine's golden vectors: all rows at once, then the first alone, which a GPU runs in another way."""
+    role = engine.component.role
+    worst = {spec.name: 0.0 for spec in engine.component.outputs}
     for rows in (slice(None), slice(1)):
         inputs = {spec.name: golden[f"{role}/in/{spec.name}"][rows] for spec in engine.component.inputs}
         for name, output in engine.run(inputs).items():
-            worst = max(worst, relative_difference(golden[f"{role}/out/{name}"][rows], output)[0])
+            worst[name] = max(worst[name], relative_difference(golden[f"{role}/out/{name}"][rows], output)[0])
     return worst
 
 
@@ -183,8 +185,7 @@ def allowed_difference(engine: OpenedEngine, manifest: Manifest) -> float:
 
 
 def _measured_tolerance(manifest: Manifest, component: Component) -> float:
-    measured = manifest.tolerances.get(f"{component.role}/{component.precision}")
-    return default_tolerance(component) if measured is None else measured
+    return manifest.tolerances.get(f"{component.role}/{component.precision}", default_tolerance(component))
 
 
 def default_tolerance(component: Component) -> float:

@@ -109,13 +109,16 @@ def _build(found: TensorRt, onnx: Path, component: Component, profile: BatchProf
 
 def check_golden(engine: TensorRtEngine, folder: Path, manifest: Manifest) -> None:
     """The golden vectors of the component's role. Raises EngineError."""
-    from runtime.self_test import allowed_difference, golden_difference  # it opens engines, too
+    from runtime.self_test import allowed_difference, golden_differences  # it opens engines, too
 
-    worst = golden_difference(engine, read_golden(folder, manifest))
-    allowed = allowed_difference(engine, manifest)
+    differences, allowed = (
+        golden_differences(engine, read_golden(folder, manifest)),
+        allowed_difference(engine, manifest),
+    )
+    name, worst = max(differences.items(), key=lambda item: item[1])
     if not worst <= allowed:
         raise EngineError(
-            f"{engine.component.label}: TensorRT's engine differs by {worst:.3g} from the golden vectors "
+            f"{engine.component.label}: TensorRT's engine differs by {worst:.3g} from the golden vector {name!r} "
             f"(allowed {allowed:.3g}); run with --engine cpu"
         )
 

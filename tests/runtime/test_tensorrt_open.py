@@ -168,7 +168,7 @@ def test_an_engine_that_computes_something_else_is_an_error_and_is_not_cached(
     machine: TensorRt, bundle: Bundle, tmp_path: Path
 ) -> None:
     other = with_golden_off_by(bundle, tmp_path, 0.02, "fp16")
-    with pytest.raises(EngineError, match=r"differs by .* from the golden vectors .* --engine cpu") as raised:
+    with pytest.raises(EngineError, match=r"differs by .* from the golden vector .* --engine cpu") as raised:
         opened(machine, other)
     assert not isinstance(raised.value, EngineUnavailable)  # it must not be passed over
     assert cached(".engine") == []
