@@ -18,7 +18,7 @@ import numpy as np
 
 from runtime.engines import EngineError, OnnxRuntimeEngine, OpenedEngine, open_engine
 from runtime.language_model import LanguageModel
-from runtime.llama import backend, llama_runs_on
+from runtime.llama import backend, on_gpu
 from runtime.predictor import CONTEXT_TOKENS
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
@@ -146,8 +146,7 @@ def _runs_on(engine: OpenedEngine) -> str:
 
 
 def _llama_runs_on(threads: int) -> str:
-    where = llama_runs_on()
-    return f"llama.cpp, {threads} threads" if where == "the CPU" else f"llama.cpp on {where}"
+    return "llama.cpp on the GPU" if on_gpu() else f"llama.cpp, {threads} threads"
 
 
 def _language_model(bundle: Path, manifest: Manifest, component: Component, threads: int) -> LanguageModel:

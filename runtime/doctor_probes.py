@@ -136,12 +136,12 @@ def probe_tensorrt() -> dict[str, str]:
 
 def probe_llama() -> dict[str, Any]:
     """Whether llama.cpp was built for GPUs, and the CPU features that it uses."""
-    from runtime.llama import backend
+    from runtime.llama import backend, on_gpu
 
     llama = backend().llama
     parts = llama.llama_print_system_info().decode().split("|")  # "CPU : AVX = 1 ", " FMA = 1 ", ...
     features = [part.split()[-3] for part in parts if part.endswith("= 1 ")]
-    return {"gpu": bool(llama.llama_supports_gpu_offload()), "features": features}
+    return {"gpu": on_gpu(), "features": features}
 
 
 def probe_camera(path: str) -> dict[str, float] | None:

@@ -83,16 +83,16 @@ def model_parameters() -> Any:
     return params
 
 
+def on_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU and finds one: it then takes every layer there by itself."""
+    return bool(backend().llama.llama_supports_gpu_offload())
+
+
 def flash_attention(f32_kv: bool = False) -> int:
     """llama.cpp's own choice on a GPU. On a processor it is off: fused, a window of 48 rows behind 160 took twice as long (docs/log.md)."""
     llama = backend().llama
-    fused = llama.llama_supports_gpu_offload() and not f32_kv
+    fused = on_gpu() and not f32_kv
     return llama.LLAMA_FLASH_ATTN_TYPE_AUTO if fused else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-
-
-def llama_runs_on() -> str:
-    """Where every layer is computed: llama.cpp takes them all to a GPU that it was built for and finds."""
-    return "the GPU" if backend().llama.llama_supports_gpu_offload() else "the CPU"
 
 
 def tokenise(path: Path, texts: Sequence[str]) -> list[list[int]]:

@@ -35,7 +35,7 @@ from runtime.controls import Controls, Desk
 from runtime.installation import Installation
 from runtime.keep_media import MediaKeeper
 from runtime.live import FREEZE_S, Device, LiveFeed, Role, Supervised
-from runtime.llama import llama_runs_on
+from runtime.llama import on_gpu
 from runtime.messages import Start
 from runtime.microphone import Microphone
 from runtime.moments import moments_at_once
@@ -246,7 +246,8 @@ def describe(bundle: Path, source: str, pace: str, predictor: DevicePredictor) -
     manifest = read_manifest(bundle)
     engines = [getattr(engine, "announcement", role) for role, engine in predictor.engines.items()]
     language_model = manifest.component("language_model")
+    where = "GPU" if on_gpu() else "CPU"
     return Start(
         manifest.name, sha256_of(bundle / MANIFEST_FILE), source, pace,
-        (*engines, f"{language_model.label}: llama.cpp on {llama_runs_on()}"), manifest.lineage, version("vaemotion"),
+        (*engines, f"{language_model.label}: llama.cpp on the {where}"), manifest.lineage, version("vaemotion"),
     )  # fmt: skip
