@@ -101,14 +101,21 @@ def works(model: VAEmotionLLM, size: str, roles: Sequence[str] = ENGINE_ROLES) -
     return [Work(size, role, parts[role], inputs_of(model, parts[role], role)) for role in roles]
 
 
-def exported(work: Work, folder: Path, threads: int) -> dict[str, OnnxRuntimeEngine]:
-    """FP32 and INT8 in the device's engine; the files stay in ``folder`` for the next call."""
-    fp32, int8 = (folder / f"{work.file_stem}-{precision}.onnx" for precision in ("fp32", "int8-cpu"))
-    if not int8.is_file():
+def fp32_file(work: Work, folder: Path) -> Path:
+    """What an export writes; it stays in ``folder`` for the next call."""
+    file = folder / f"{work.file_stem}-fp32.onnx"
+    if not file.is_file():
         print(f"exporting {work.file_stem}", flush=True)
         copied = copy.deepcopy(work.part.module)  # the export sets another attention; the peer keeps its own
-        export_onnx(replace(work.part, module=copied), fp32.with_suffix(".tmp"))
-        fp32.with_suffix(".tmp").replace(fp32)
+        export_onnx(replace(work.part, module=copied), file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").replace(file)
+    return file
+
+
+def exported(work: Work, folder: Path, threads: int) -> dict[str, OnnxRuntimeEngine]:
+    """FP32 and INT8 in the device's engine; the files stay in ``folder`` for the next call."""
+    fp32, int8 = fp32_file(work, folder), folder / f"{work.file_stem}-int8-cpu.onnx"
+    if not int8.is_file():
         model = onnx.load(str(fp32))
         products = weight_products(model)
         samples = [work.arrays] * CALIBRATION_WINDOWS

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import torch
 
-from benchmarks.encoders import NAMES, Arrays, Work, component, true_shapes, works
+from benchmarks.encoders import NAMES, Arrays, Work, component, fp32_file, true_shapes, works
 from benchmarks.figures import Figure, Section, times_as_fast
 from benchmarks.language_model import (
     NEW_TOKENS,
@@ -25,17 +25,16 @@ from benchmarks.language_model import (
     PROMPT_TOKENS,
     QUESTION_TOKENS,
     RAW,
-    check_equal,
     choices,
+    loops,
     opened,
     token_rates,
     windows,
 )
 from benchmarks.llama_peers import RawLlama, smollm2_135m
 from benchmarks.material import CHECKPOINT
-from benchmarks.timing import Times, interleaved
+from benchmarks.timing import interleaved
 from calibration.fp16 import half_precision
-from export.to_onnx import export_onnx
 from runtime.engine_io import Engine, EngineUnavailable
 from runtime.onnx_engine import OnnxRuntimeEngine
 from runtime.self_test import GPU_TOLERANCE
@@ -109,17 +108,13 @@ def contenders(work: Work, precision: str, folder: Path) -> dict[str, Callable[[
 
 def exported(work: Work, precision: str, folder: Path) -> Path:
     """The ONNX file that an export writes; it stays in ``folder`` for the next call."""
-    file = folder / f"{work.file_stem}-{precision}.onnx"
-    if file.is_file():
-        return file
-    print(f"exporting {file.name}", flush=True)
-    temporary = file.with_suffix(".tmp")
+    fp32 = fp32_file(work, folder)
     if precision == "fp32":
-        copied = copy.deepcopy(work.part.module)  # the export sets another attention; the peer keeps its own
-        export_onnx(replace(work.part, module=copied), temporary)
-    else:
-        onnx.save(half_precision(onnx.load(str(exported(work, "fp32", folder))), []), str(temporary))
-    temporary.replace(file)
+        return fp32
+    file = folder / f"{work.file_stem}-{precision}.onnx"
+    if not file.is_file():
+        onnx.save(half_precision(onnx.load(str(fp32)), []), str(file.with_suffix(".tmp")))
+        file.with_suffix(".tmp").replace(file)
     return file
 
 
@@ -181,19 +176,9 @@ def language_model_figures(folder: Path, threads: int, repetitions: int) -> list
     """Without their targets, which are of processors."""
     path = smollm2_135m(folder, CHECKPOINT / "tokenizer.json")
     with opened("135M", path, folder, threads) as contest, RawLlama(path, threads, on_gpu=False) as processor:
-        ours, raw, prompt = contest.ours, contest.raw, contest.ids(PROMPT_TOKENS, 1)
-
-        def generate(count: int = NEW_TOKENS) -> list[int]:
-            return list(ours.generate(ours.embed(prompt), max_tokens=count, stop_ids=()).token_ids)
-
-        check_equal("our tokens", generate(), raw.generate(prompt, NEW_TOKENS))
-        calls: dict[str, Callable[[], object]] = {
-            OURS: generate,
-            RAW: lambda: raw.generate(prompt, NEW_TOKENS),
-            PROCESSOR: lambda: processor.generate(prompt, NEW_TOKENS),
-            "the prompt alone": lambda: generate(1),
-        }
-        times: dict[str, Times] = contest.timed("generation", calls, repetitions)
+        prompt = contest.ids(PROMPT_TOKENS, 1)
+        calls = loops(contest) | {PROCESSOR: lambda: processor.generate(prompt, NEW_TOKENS)}
+        times = contest.timed("generation", calls, repetitions)
         found = [times_as_fast("generation, 135M", times, OURS, peer) for peer in (RAW, PROCESSOR)]
         found += token_rates("135M", times["the prompt alone"], times[OURS])
         found += windows(contest, repetitions)

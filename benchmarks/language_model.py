@@ -93,6 +93,18 @@ def generation(size: str, path: Path, folder: Path, threads: int, repetitions: i
 
 def generators(contest: Contest, stack: contextlib.ExitStack) -> dict[str, Callable[[], object]]:
     """Who generates. ``create_completion`` ends where the tiny model says that its answer is complete: it is asked at 135M only."""
+    calls = loops(contest)
+    if contest.size != "tiny":
+        prompt = contest.ids(PROMPT_TOKENS, 1)
+        expected = contest.raw.generate(prompt, NEW_TOKENS)
+        completion = stack.enter_context(contextlib.closing(Completion(contest.path, contest.threads)))
+        check_equal("create_completion's tokens", completion.generate(prompt, NEW_TOKENS), expected[:-1])
+        calls[COMPLETION] = lambda: completion.generate(prompt, NEW_TOKENS)
+    return calls
+
+
+def loops(contest: Contest) -> dict[str, Callable[[], object]]:
+    """Ours and the raw loop, whose tokens are asserted to be equal, and the prompt alone."""
     ours, raw, prompt = contest.ours, contest.raw, contest.ids(PROMPT_TOKENS, 1)
 
     def generate(count: int = NEW_TOKENS) -> list[int]:
@@ -101,16 +113,11 @@ def generators(contest: Contest, stack: contextlib.ExitStack) -> dict[str, Calla
     expected, before = raw.generate(prompt, NEW_TOKENS), ours.evaluated_tokens
     check_equal("our tokens", generate(), expected)
     check_equal("tokens evaluated", ours.evaluated_tokens - before, PROMPT_TOKENS + NEW_TOKENS - 1)
-    calls: dict[str, Callable[[], object]] = {
+    return {
         OURS: generate,
         RAW: lambda: raw.generate(prompt, NEW_TOKENS),
         "the prompt alone": lambda: generate(1),
     }
-    if contest.size != "tiny":
-        completion = stack.enter_context(contextlib.closing(Completion(contest.path, contest.threads)))
-        check_equal("create_completion's tokens", completion.generate(prompt, NEW_TOKENS), expected[:-1])
-        calls[COMPLETION] = lambda: completion.generate(prompt, NEW_TOKENS)
-    return calls
 
 
 def token_rates(size: str, prompt: Times, whole: Times) -> list[Figure]:
