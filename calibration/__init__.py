@@ -1,1 +1,1 @@
-"""Numbers that quantisation, confidence and a venue need."""
+"""Numbers that quantization, confidence and a venue need."""

@@ -1,11 +1,14 @@
-"""Confidence that can be believed: fits ``vaemotion.contract.confidence.Confidence`` and judges it on other works.
+"""Calibrate the confidence of readings, and evaluate the calibration on other works.
 
-In: what a predictor says about labelled works on each path, and their labels. Out: the record for the bundle. Half the works, drawn by the seed, fit;
-the other half, none of which fitted anything, judges before and after.
+In: a predictor's readings of labeled works on each path, and the labels. Out: the record for the bundle
+(``vaemotion.contract.confidence.Confidence``). Half of the works, drawn by the seed, fit the parameters.
+The other half evaluates the readings before and after.
 
-- Emotions: one temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML) that minimises KL(label ‖ emotions).
-- Valence and arousal: split-conformal intervals (Vovk et al. 2005, "Algorithmic Learning in a Random World"), |y - ŷ| normalised by the predicted spread
-  (Lei et al. 2018, JASA 113:1094, section 5.2). They hold for works exchangeable with those that fitted, whatever the model.
+- Emotions: one temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML) that
+  minimizes KL(label ‖ emotions).
+- Valence and arousal: split-conformal intervals (Vovk et al. 2005, "Algorithmic Learning in a Random
+  World"), |y - ŷ| normalized by the predicted standard deviation (Lei et al. 2018, JASA 113:1094, section
+  5.2). Their coverage holds for works that are exchangeable with the fitting ones, whatever the model.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,29 +25,28 @@ from rich.console import Console
 from rich.progress import track
 
 from calibration.samples import procedural_window_clip
-from runtime.predictor import Predictor, Tokens
+from runtime.perception.predictor import Predictor
 from vaemotion.contract.confidence import Confidence, PathConfidence, Quality, tempered
 from vaemotion.contract.errors import UserError
-from vaemotion.contract.front_end import window_at
+from vaemotion.contract.front_end import PATHS, window_at
 from vaemotion.contract.prediction import Affect
-from vaemotion.data.procedural_art import Work, sample_work, work_seed
+from vaemotion.data.art.art import Work, sample_work, work_seed
 
 Array = npt.NDArray[np.float64]
 
 ALPHA = 0.1  # an interval misses one label in ten
-GAUSSIAN_QUANTILE = (
-    1.6448536  # of a standard normal's absolute value, at 1 - ALPHA: the interval before calibration
-)
+# Of a standard normal's absolute value at 1 - ALPHA: the interval before calibration.
+GAUSSIAN_QUANTILE = 1.6448536
 ECE_BINS = 15
 LEAST_WORKS = 20  # half of them fit, and a quantile of 0.9 needs 9
-MOST_S = 60.0  # that an export spends on this
+MOST_S = 60.0  # time limit of this step in an export
 _TEMPERATURES = (0.05, 20.0)
 _SEED = 41
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a work expresses: valence and arousal in [-1, 1], and a distribution over the emotions (k,): its raters' shares."""
+    """The label of a work: valence and arousal in [-1, 1], and its raters' shares over the emotions (k,)."""
 
     valence: float
     arousal: float
@@ -55,13 +57,17 @@ class Label:
         return cls(work.valence, work.arousal, np.array(work.emotion_distribution))
 
 
-# --- from predictions -------------------------------------------------------------------------------------------------
+# --- from predictions -------------------------------------------------------------------------------------
 
 
 def calibrate(
     predictions: Mapping[str, Sequence[Affect]], labels: Sequence[Label], seed: int = 0
 ) -> Confidence:
-    """``predictions``: by path, one for each label. Raises ValueError for fewer than ``LEAST_WORKS`` or a different number of them."""
+    """Fit and evaluate the confidence of each path.
+
+    ``predictions``: by path, one for each label, in the same order. Raises ValueError for fewer than
+    ``LEAST_WORKS`` labels, and where a path has another number of predictions.
+    """
     if len(labels) < LEAST_WORKS or any(len(affects) != len(labels) for affects in predictions.values()):
         counts = ", ".join(f"{len(affects)} on {path}" for path, affects in predictions.items())
         raise ValueError(
@@ -79,7 +85,11 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Columns:
-    """``values`` (n, 2), valence and arousal, with ``spreads`` (n, 2) (of labels: 0), and ``emotions`` (n, k)."""
+    """Readings or labels as arrays.
+
+    ``values``: (n, 2), valence and arousal. ``spreads``: (n, 2), their standard deviations; 0 for labels.
+    ``emotions``: (n, k).
+    """
 
     values: Array
     spreads: Array
@@ -96,13 +106,14 @@ class _Columns:
 
 
 def _calibrate_path(
-    said: _Columns, truth: _Columns, fitting: npt.NDArray[np.intp], judging: npt.NDArray[np.intp]
+    predicted: _Columns, truth: _Columns, fitting: npt.NDArray[np.intp], judging: npt.NDArray[np.intp]
 ) -> PathConfidence:
-    fit, fit_truth = said.at(fitting), truth.at(fitting)
+    """Fit on the rows ``fitting``, and evaluate on the rows ``judging``."""
+    fit, fit_truth = predicted.at(fitting), truth.at(fitting)
     temperature = round(fit_temperature(fit.emotions, fit_truth.emotions), 6)
     scores = np.abs(fit_truth.values - fit.values) / fit.spreads  # (n, 2)
     quantiles = np.array([round(conformal_quantile(scores[:, column], ALPHA), 6) for column in (0, 1)])
-    judged, judged_truth = said.at(judging), truth.at(judging)
+    judged, judged_truth = predicted.at(judging), truth.at(judging)
     return PathConfidence(
         temperature,
         float(quantiles[0]),
@@ -112,15 +123,19 @@ def _calibrate_path(
     )
 
 
-def _quality(said: _Columns, truth: _Columns, temperature: float, quantiles: Array) -> Quality:
-    covered = (np.abs(truth.values - said.values) <= quantiles * said.spreads).mean(axis=0)  # (2,)
-    ece = expected_calibration_error(tempered(said.emotions, temperature), truth.emotions)
+def _quality(predicted: _Columns, truth: _Columns, temperature: float, quantiles: Array) -> Quality:
+    errors = np.abs(truth.values - predicted.values)  # (n, 2)
+    covered = (errors <= quantiles * predicted.spreads).mean(axis=0)  # (2,)
+    ece = expected_calibration_error(tempered(predicted.emotions, temperature), truth.emotions)
     return Quality(round(ece, 6), round(float(covered[0]), 6), round(float(covered[1]), 6))
 
 
 def fit_temperature(emotions: Array, truth: Array) -> float:
-    """The temperature at which KL(truth ‖ emotions) is least, both (n, k), by golden-section search in its logarithm: the divergence is convex
-    in 1 / temperature, so that there is one minimum."""
+    """Return the temperature at which KL(truth ‖ emotions) is least; both (n, k).
+
+    Golden-section search in the temperature's logarithm. The divergence is convex in 1 / temperature, so
+    that there is one minimum.
+    """
 
     def cross_entropy(log_temperature: float) -> float:
         shares = tempered(emotions, math.exp(log_temperature))
@@ -143,8 +158,11 @@ def fit_temperature(emotions: Array, truth: Array) -> float:
 
 
 def conformal_quantile(scores: Array, alpha: float) -> float:
-    """The ⌈(n + 1)(1 - alpha)⌉-th smallest of (n,) scores: a new one of the same kind is at most that with probability 1 - alpha or more.
-    Raises ValueError where n is too small for any such number."""
+    """Return the ⌈(n + 1)(1 - alpha)⌉-th smallest of (n,) scores.
+
+    An exchangeable new score is at most that with probability 1 - alpha or more. Raises ValueError where n
+    is too small for such a rank.
+    """
     rank = math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9)
     if not 1 <= rank <= len(scores):
         raise ValueError(f"{len(scores)} scores are too few for a quantile of {1 - alpha:g}")
@@ -152,8 +170,11 @@ def conformal_quantile(scores: Array, alpha: float) -> float:
 
 
 def expected_calibration_error(emotions: Array, truth: Array, bins: int = ECE_BINS) -> float:
-    """Σ over equal bins of confidence of share · |mean confidence - mean accuracy| (Guo et al. 2017, eq. 3), in [0, 1]. Both (n, k). Accuracy is the
-    strongest emotion's share among the raters; with one rater per work it is the usual one."""
+    """Return the expected calibration error (Guo et al. 2017, eq. 3), in [0, 1]; both (n, k).
+
+    It is the sum over equal bins of confidence of share · |mean confidence - mean accuracy|. Accuracy is
+    the strongest emotion's share among the raters; with one rater per work it is the usual one.
+    """
     strongest = emotions.argmax(axis=1)
     rows = np.arange(len(emotions))
     confidence, accuracy = emotions[rows, strongest], truth[rows, strongest]
@@ -161,46 +182,48 @@ def expected_calibration_error(emotions: Array, truth: Array, bins: int = ECE_BI
     return float(np.abs(gaps).sum() / len(emotions))
 
 
-# --- from a predictor -------------------------------------------------------------------------------------------------
+# --- from a predictor -------------------------------------------------------------------------------------
 
 
 def fit_confidence(
     predictor: Predictor[Any], count: int = 200, seed: int = 0, most_s: float = MOST_S
 ) -> Confidence:
-    """Calibrate a predictor on windows of up to ``count`` works of the split "validation", as many as ``most_s`` seconds allow.
+    """Calibrate a predictor on up to ``count`` procedural works of the split "validation", a window of each.
 
-    Raises UserError when that are fewer than ``LEAST_WORKS``."""
-    said: list[dict[str, Affect]] = [read_paths(predictor, _validation_work(0), seed)]  # engines warm up here
+    It takes as many as ``most_s`` seconds allow. Raises UserError where those are fewer than ``LEAST_WORKS``.
+    """
+    # The engines warm up on the first work; the second one is timed.
+    readings: list[dict[str, Affect]] = [read_paths(predictor, _validation_work(0), seed)]
     began_s = time.monotonic()
-    said.append(read_paths(predictor, _validation_work(1), seed))
+    readings.append(read_paths(predictor, _validation_work(1), seed))
     count = affordable(count, time.monotonic() - began_s, most_s)
     rest = range(2, count)
     for index in track(rest, "confidence", console=Console(stderr=True), transient=True):
-        said.append(read_paths(predictor, _validation_work(index), seed))
+        readings.append(read_paths(predictor, _validation_work(index), seed))
     labels = [Label.of(_validation_work(index)) for index in range(count)]
-    return calibrate({path: [by_path[path] for by_path in said] for path in said[0]}, labels, seed)
+    return calibrate({path: [by_path[path] for by_path in readings] for path in readings[0]}, labels, seed)
 
 
 def affordable(count: int, work_s: float, most_s: float) -> int:
-    """How many works of ``work_s`` seconds each fit into ``most_s``, at most ``count``. Raises UserError below ``LEAST_WORKS``."""
+    """Return how many works of ``work_s`` seconds each fit into ``most_s`` seconds, at most ``count``.
+
+    Raises UserError for fewer than ``LEAST_WORKS``.
+    """
     affordable_count = min(count, int(most_s / work_s)) if work_s > 0 else count
     if affordable_count < LEAST_WORKS:
         raise UserError(
-            f"confidence is not calibrated: a work takes {work_s:.1f} s on this machine, and {LEAST_WORKS} works are the least; export on a "
-            "faster one if readings shall carry it"
+            f"confidence is not calibrated: a work takes {work_s:.1f} s on this machine, too slow for "
+            f"the minimum of {LEAST_WORKS} works; export on a faster machine to get it"
         )
     return affordable_count
 
 
 def read_paths(predictor: Predictor[Any], work: Work, seed: int) -> dict[str, Affect]:
-    """What one window of a work expresses on each path; every picture and sound is encoded once."""
+    """Read one window of a work on each path; every frame and audio window is encoded once."""
     front_end = predictor.constants.front_end
     clip = procedural_window_clip(work, front_end, seed)
     tokens = predictor.encode(window_at(clip, clip.duration_s, "audio-visual", front_end))
-    sound = replace(tokens, visual=tokens.visual[:0], frame_ages_s=tokens.frame_ages_s[:0])
-    sight = replace(tokens, audio=tokens.audio[:0])
-    by_path: dict[str, Tokens] = {"audio": sound, "visual": sight, "audio-visual": tokens}
-    return {path: predictor.adapt(tokens)[0] for path, tokens in by_path.items()}
+    return {path: predictor.adapt(tokens.only(path))[0] for path in PATHS}
 
 
 def _validation_work(index: int) -> Work:

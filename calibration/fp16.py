@@ -1,6 +1,7 @@
-"""FP16 in an ONNX graph, inputs and outputs in float32: what would overflow on real inputs stays in FP32.
+"""FP16 in an ONNX graph; nodes that would overflow on real inputs stay in FP32, inputs and outputs too.
 
-In: an FP32 model (or one with INT8 blocks) and batches of real inputs. Out: a strongly typed model, with a Cast at each border.
+In: an FP32 model (or one with INT8 blocks) and batches of real inputs. Out: a strongly typed model, with a
+Cast at each border.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from calibration.ranges import with_outputs
-from runtime.engine_io import Arrays
+from runtime.engines.io import Arrays
 
-LARGEST = 65504.0 / 4  # of float16; other inputs than those seen may be larger
-# Sums of squares leave float16's range long before their roots do (TensorRT issue 2564), and cost next to nothing.
+LARGEST = 65504.0 / 4  # a quarter of float16's largest, as a margin for inputs that were not seen
+# Sums of squares leave float16's range long before their roots do (TensorRT issue 2564), and cost next to
+# nothing.
 SUMS_OF_SQUARES = ("LayerNormalization", "InstanceNormalization", "ReduceSum", "ReduceMean", "Pow", "Sqrt")
 
 
 def overflowing(model: onnx.ModelProto, batches: Iterable[Arrays], threads: int = 2) -> list[str]:
-    """Names of the nodes that give, or have as a constant, a magnitude that float16 may not hold."""
+    """List the nodes with an input, output or constant whose magnitude exceeds ``LARGEST`` on some batch."""
     tensors = _float_tensors(model)
     session = with_outputs(model, tensors, threads)
     largest = dict.fromkeys(tensors, 0.0)
@@ -42,7 +44,7 @@ def overflowing(model: onnx.ModelProto, batches: Iterable[Arrays], threads: int 
 
 
 def _float_tensors(model: onnx.ModelProto) -> list[str]:
-    """Inner tensors of type float32, by shape inference."""
+    """List the inner tensors of type float32, by shape inference."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = (*inferred.value_info, *inferred.output)
     floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
@@ -50,7 +52,7 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def half_precision(model: onnx.ModelProto, stays_fp32: Collection[str]) -> onnx.ModelProto:
-    """A copy of ``model`` in FP16 but for the named nodes and the sums of squares."""
+    """Return a copy of ``model`` in FP16, without the nodes in ``stays_fp32`` and the sums of squares."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     half = convert_float_to_float16(
@@ -61,14 +63,17 @@ def half_precision(model: onnx.ModelProto, stays_fp32: Collection[str]) -> onnx.
     )
     drop_repeated_casts(half)
     _join_fp32_neighbours(half)
-    OnnxModel(half).topological_sort()  # the converter appends its casts at the end,
-    del half.graph.value_info[:]  # and leaves old types behind
+    OnnxModel(half).topological_sort()  # the converter appends its casts at the end
+    del half.graph.value_info[:]  # it leaves the old types there
     onnx.checker.check_model(half, full_check=True)
     return half
 
 
 def drop_repeated_casts(model: onnx.ModelProto) -> None:
-    """Before 1.32 ONNX Runtime's converter casts what two nodes share once for each of them, under one name."""
+    """Remove all but the first of several casts that write the same tensor.
+
+    Before 1.32, ONNX Runtime's converter adds one such cast for each node that reads a shared tensor.
+    """
     first = {node.output[0]: node for node in reversed(model.graph.node)}
     kept = [node for node in model.graph.node if node.op_type != "Cast" or first[node.output[0]] is node]
     del model.graph.node[:]
@@ -76,7 +81,10 @@ def drop_repeated_casts(model: onnx.ModelProto) -> None:
 
 
 def _join_fp32_neighbours(model: onnx.ModelProto) -> None:
-    """Between two nodes that stay in FP32 the converter casts to FP16 and back, through which nothing large would pass: take both out."""
+    """Remove casts to FP16 and back between two nodes that stay in FP32.
+
+    The converter adds them; a value that overflows FP16 would not pass through.
+    """
     graph = model.graph
     source = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     joined: dict[str, str] = {}

@@ -1,13 +1,13 @@
-"""The importance matrix: how much each input channel of the language model's matrices carries on real prompts.
+"""The importance matrix: mean squares of the inputs of the language model's matrices on real prompts.
 
-In: a GGUF file in F32 or F16, and prompts as the device feeds them: embeddings `(n, D)` float32 of looked-up tokens, sight and
-sound together. Out: for each matrix the mean square of every input channel, which the quantiser weighs its
-rounding errors with (`export.quantise_gguf`), kept in a file of llama.cpp's own imatrix format.
+In: a GGUF file in F32 or F16, and prompts as the device feeds them: embeddings `(n, D)` float32 of text
+tokens, visual tokens and audio tokens together. Out: for each matrix the mean square of every input
+channel, kept in a file of llama.cpp's own imatrix format. The quantizer weighs its rounding errors with it
+(`export.gguf.quantise`).
 """
 
 import contextlib
 import ctypes
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from runtime.llama import Floats, LanguageModelError, LlamaSession, backend
+from runtime.engines.llama import Floats, LanguageModelError, LlamaSession, backend
+from vaemotion.contract.files import whole_file
 
 _BATCH_TOKENS = 512
 _SEEN_NAME = re.compile(r"(?:.*#)?(.+?\.weight)(?:#.*)?")  # "CUDA0#blk.0.attn_k.weight#0" is a copy on a GPU
@@ -26,21 +27,22 @@ _SEEN_NAME = re.compile(r"(?:.*#)?(.+?\.weight)(?:#.*)?")  # "CUDA0#blk.0.attn_k
 
 @dataclass(frozen=True)
 class ChannelImportance:
-    """What one matrix's input channels carried over a set of prompts."""
+    """The importance of one matrix's input channels over a set of prompts."""
 
     mean_squares: Floats
-    """(in,): mean over the rows of the squared input."""
+    """(in,): the squared input, averaged over positions."""
     rows: int
-    """Positions that it was averaged over."""
+    """The number of those positions."""
 
 
 def collect_importance(
     path: Path, prompts: Sequence[Floats], *, threads: int = 2
 ) -> dict[str, ChannelImportance]:
-    """Run every prompt `(n, D)` through the model at `path`, and average the squared inputs of each of its matrices.
+    """Run every prompt `(n, D)` through the model at `path`, and average the squared inputs of each matrix.
 
-    Keys are GGUF tensor names; a tied head is `token_embd.weight`, its importance that of the head's input. Prompts hold their
-    prefix, and all their positions count. Raises LanguageModelError.
+    Keys are GGUF tensor names. A tied head is `token_embd.weight`, with the importance of the head's input.
+    Prompts include their prefix, and all positions count. Raises LanguageModelError for a prompt that does
+    not fit the model.
     """
     if not prompts:
         raise LanguageModelError("prompts: expected at least one prompt with real embeddings, got none")
@@ -72,30 +74,27 @@ def _check_prompt(name: str, prompt: Floats, width: int) -> None:
         raise LanguageModelError(f"{name}: expected finite values; check the component that made them")
 
 
-# -- a file of it ---------------------------------------------------------------------------------------
+# -- its file -------------------------------------------------------------------------------------------
 
 
 def write_importance(path: Path, importance: Mapping[str, ChannelImportance], prompts: str) -> None:
-    """Keep an importance matrix as `llama-imatrix` does. `prompts` says in words what it was collected from."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    writer = gguf.GGUFWriter(partial, "imatrix")
-    try:
-        writer.add_type("imatrix")
-        writer.add_array("imatrix.datasets", [prompts])
-        writer.add_uint32("imatrix.chunk_count", 1)
-        writer.add_uint32("imatrix.chunk_size", max((c.rows for c in importance.values()), default=0))
-        for name, channels in importance.items():
-            sums = channels.mean_squares.astype(np.float64) * channels.rows
-            writer.add_tensor(f"{name}.in_sum2", sums.astype(np.float32)[None])  # (1, in)
-            writer.add_tensor(f"{name}.counts", np.array([[channels.rows]], np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(partial, path)
-    finally:
-        writer.close()
-        partial.unlink(missing_ok=True)
+    """Write an importance matrix as `llama-imatrix` does; `prompts` describes its origin in words."""
+    with whole_file(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, "imatrix")
+        try:
+            writer.add_type("imatrix")
+            writer.add_array("imatrix.datasets", [prompts])
+            writer.add_uint32("imatrix.chunk_count", 1)
+            writer.add_uint32("imatrix.chunk_size", max((c.rows for c in importance.values()), default=0))
+            for name, channels in importance.items():
+                sums = channels.mean_squares.astype(np.float64) * channels.rows
+                writer.add_tensor(f"{name}.in_sum2", sums.astype(np.float32)[None])  # (1, in)
+                writer.add_tensor(f"{name}.counts", np.array([[channels.rows]], np.float32))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
 
 
 def read_importance(path: Path) -> dict[str, ChannelImportance]:
@@ -105,11 +104,11 @@ def read_importance(path: Path) -> dict[str, ChannelImportance]:
     try:
         tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(path).tensors}
     except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise ValueError(f"{path.name} is no importance matrix ({error}); collect it again") from error
+        raise ValueError(f"{path.name} is not an importance matrix ({error}); collect it again") from error
     names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
     if not names or any(f"{name}.counts" not in tensors for name in names):
         raise ValueError(
-            f"{path.name} holds no sums of squares with their counts; collect the importance again"
+            f"{path.name} holds no sums of squares with counts; collect the importance matrix again"
         )
     result: dict[str, ChannelImportance] = {}
     for name in names:
@@ -120,7 +119,7 @@ def read_importance(path: Path) -> dict[str, ChannelImportance]:
     return result
 
 
-# -- watching llama.cpp ---------------------------------------------------------------------------------
+# -- observing llama.cpp --------------------------------------------------------------------------------
 
 
 class _Tensor(ctypes.Structure):
@@ -143,7 +142,7 @@ class _Tensor(ctypes.Structure):
 
 
 class _ObservedSession(LlamaSession):
-    """A session that shows the input of every product with a weight matrix to `observe(name, (rows, in))`."""
+    """A session that passes the input (rows, in) of each product with a weight to `observe(name, input)`."""
 
     def __init__(
         self, path: Path, context_tokens: int, threads: int, observe: Callable[[str, Floats], None]
@@ -160,13 +159,13 @@ class _ObservedSession(LlamaSession):
         )
 
     def run(self, prompt: Floats) -> None:
-        """Evaluate one prompt (n, D), every position to the logits, and forget it again."""
+        """Evaluate one prompt (n, D), with logits at every position, and clear the KV cache."""
         self.start()
         for start in range(0, len(prompt), self.batch_tokens):
             rows = prompt[start : start + self.batch_tokens]
             positions = start + np.arange(len(rows))
             self.decode(rows, positions, np.zeros(len(rows), np.int64), np.ones(len(rows), np.bool_))
-            if self._failures:  # llama.cpp stopped there and called it a success
+            if self._failures:  # llama.cpp stopped there and reported success
                 raise self._failures.pop()
         self.trim(0)
 
@@ -180,7 +179,8 @@ class _ObservedSession(LlamaSession):
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = llama.GGML_TYPE_F32
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._kept_callback = llama.ggml_backend_sched_eval_callback(_watch(self._observe, self._failures))
+        callback = _eval_callback(self._observe, self._failures)
+        self._kept_callback = llama.ggml_backend_sched_eval_callback(callback)
         params.cb_eval = self._kept_callback
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
@@ -191,12 +191,14 @@ class _ObservedSession(LlamaSession):
         self.batch_tokens = min(batch_tokens, int(llama.llama_n_batch(self._context)))
 
 
-def _watch(
+def _eval_callback(
     observe: Callable[[str, Floats], None], failures: list[Exception]
 ) -> Callable[[int, bool, int | None], bool]:
-    """llama.cpp's evaluation callback: asked before each node of the graph, told after the ones it wanted.
+    """Return llama.cpp's evaluation callback.
 
-    An exception cannot pass through C: it is put into `failures`, and the evaluation stops.
+    llama.cpp calls it before each node of the graph (`asked`), and again after the nodes for which it
+    returned True. An exception cannot pass through C: it is appended to `failures`, and the evaluation
+    stops.
     """
     ggml = _ggml()
 
@@ -227,16 +229,16 @@ class _Ggml:
     tensor_get: Any
 
     def tensor(self, address: int) -> _Tensor:
-        """The tensor at an address, once this library's tensors have proved to be as `_Tensor` says."""
+        """Return the tensor at an address; raise where this library does not lay it out as `_Tensor`."""
         tensor = _Tensor.from_address(address)
         if self.get_name(address) != tensor.name:
             raise LanguageModelError(
-                "this llama-cpp-python lays out its tensors otherwise; install the pinned one, the extra `llm`"
+                "this llama-cpp-python has another tensor layout; install the pinned version, the extra `llm`"
             )
         return tensor
 
     def read_rows(self, tensor: _Tensor) -> Floats:
-        """A float32 tensor as (rows, ne0), wherever it lies."""
+        """Copy a float32 tensor from the CPU or a GPU, as (rows, ne0)."""
         assert tensor.type == 0, "llama.cpp multiplies weights with float32"
         ne, nb = list(tensor.ne)[::-1], list(tensor.nb)[::-1]
         size = sum((n - 1) * stride for n, stride in zip(ne, nb, strict=True)) + 4
@@ -247,7 +249,7 @@ class _Ggml:
 
 
 def _ggml() -> _Ggml:
-    backend()  # says what to install where llama_cpp is missing
+    backend()  # raises with what to install where llama_cpp is missing
     from llama_cpp._ggml import libggml  # pyright: ignore[reportMissingImports]
 
     pointer, size = ctypes.c_void_p, ctypes.c_size_t

@@ -1,10 +1,14 @@
-"""Explicit INT8 in an ONNX graph: QuantizeLinear / DequantizeLinear around weighted matrix products, and nothing else.
+"""Explicit INT8 in an ONNX graph: QuantizeLinear / DequantizeLinear around weighted matrix products.
 
-In: an FP32 model and what its tensors hold on real inputs (``calibration.ranges``). Out: the model with some of its *blocks*
-in INT8. A block is a transformer layer's attention or MLP, or a Linear outside of them. Two schemes: "int8" is
-what TensorRT takes (symmetric, zero point 0), "int8-cpu" is what ONNX Runtime's kernels for processors are fast with (activations
-in 8 bits without sign). Weights are symmetric per output channel in both, stored as INT8. All else stays in floating point: residual sums,
-norms, softmax, activations, convolutions, positions, whitening and the last heads (docs/decisions/0006-int8.md).
+In: an FP32 model and the ranges of its tensors on real inputs (``calibration.ranges``). Out: the model with
+some of its *blocks* in INT8. A block is a transformer layer's attention or MLP, or a Linear outside of
+them.
+
+There are two schemes. "int8" is for TensorRT: activations are s8 with zero point 0. "int8-cpu" is for ONNX
+Runtime on processors: activations are u8. In both, weights are s8, symmetric per output channel, with a
+magnitude of at most ``WEIGHT_LIMIT``. Everything else stays in floating point: residual sums, norms,
+softmax, activation functions, convolutions, positions, whitening and the last heads
+(docs/decisions/0006-quantisers.md).
 """
 
 from __future__ import annotations
@@ -21,15 +25,23 @@ from onnx import TensorProto, helper, numpy_helper
 from calibration.ranges import Histogram
 
 SCHEMES = ("int8", "int8-cpu")
+# x86 processors without VNNI add pairs of u8 x s8 products in 16 bits (vpmaddubsw), which saturate. ONNX
+# Runtime gives them s8 activations as u8, too. Up to a weight of 64, every pair is exact: 255 * (64 + 64) =
+# 32,640 (docs/decisions/0007-int8-on-every-processor.md).
+WEIGHT_LIMIT = 32_767 // (2 * 255)
 SCOPES = "pkg.torch.onnx.name_scopes"
-# Whitening divides by the smallest deviations, heads write the results, ages are 16 numbers wide, queries are constants.
+# Whitening divides by the smallest deviations, heads write the results, ages are 16 numbers wide, queries
+# are constants.
 STAYS_HIGH = re.compile(r"whitening|(^|\.)(heads|age|query)(\.|$)")
 _LAYER = re.compile(r"^(.*?layers?\.\d+\.[^.]+)")
 
 
 @dataclass(frozen=True)
 class WeightProduct:
-    """A MatMul or Gemm with a constant weight. ``axis``: the weight's output channels; ``weight_bytes``: in FP32."""
+    """A MatMul or Gemm with a constant weight (in, out), or (out, in) for a Gemm with ``transB``.
+
+    ``axis``: the weight's axis of output channels. ``weight_bytes``: its size in FP32.
+    """
 
     node: str
     block: str
@@ -44,7 +56,7 @@ class WeightProduct:
 
 
 def weight_products(model: onnx.ModelProto) -> list[WeightProduct]:
-    """Every matrix product of the graph with a two-dimensional constant weight, in the graph's order."""
+    """List the matrix products that have a two-dimensional constant weight, in the graph's order."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     found: list[WeightProduct] = []
     for node in model.graph.node:
@@ -64,7 +76,7 @@ def weight_products(model: onnx.ModelProto) -> list[WeightProduct]:
 
 
 def block_of(node: onnx.NodeProto) -> str:
-    """The module that a node belongs to, cut to a layer's attention or MLP; its own name where the exporter left no scope."""
+    """Name the module of a node, cut to a layer's attention or MLP; without a scope, the node itself."""
     scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "")
     modules = re.findall(r"'([^']*)'", scopes)[:-1]
     module = modules[-1] if modules else node.name
@@ -73,7 +85,7 @@ def block_of(node: onnx.NodeProto) -> str:
 
 
 def blocks(products: Sequence[WeightProduct]) -> dict[str, int]:
-    """Blocks that may become INT8, with their weights' FP32 bytes."""
+    """Return the blocks that may become INT8, with the bytes of their weights in FP32."""
     sizes: dict[str, int] = {}
     for product in products:
         if not product.stays_high:
@@ -81,22 +93,27 @@ def blocks(products: Sequence[WeightProduct]) -> dict[str, int]:
     return sizes
 
 
-def quantise(
+def quantize(
     model: onnx.ModelProto,
     histograms: Mapping[str, Histogram],
     method: str,
     scheme: str,
     chosen: Collection[str],
 ) -> onnx.ModelProto:
-    """A copy of ``model`` with the chosen blocks in INT8. Raises ValueError for an unknown block or scheme."""
+    """Return a copy of ``model`` with the chosen blocks in INT8.
+
+    ``histograms``: of each product's activation. ``method``: one of ``calibration.ranges.METHODS``, for
+    activations; weights take their largest magnitude per output channel. Raises ValueError for an unknown
+    block or scheme.
+    """
     if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {SCHEMES}, got {scheme!r}")
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     products = [p for p in weight_products(model) if p.block in chosen]
     if unknown := set(chosen) - {p.block for p in products}:
         raise ValueError(f"the graph has no block {sorted(unknown)[0]!r}")
-    quantised = onnx.ModelProto()
-    quantised.CopyFrom(model)
-    graph = quantised.graph
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    graph = quantized.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     before: dict[str, list[onnx.NodeProto]] = {}
     done: dict[str, str] = {}
@@ -117,14 +134,14 @@ def quantise(
     del graph.node[:]
     graph.node.extend(ordered)
     _drop_unused(graph)
-    onnx.checker.check_model(quantised, full_check=True)
-    return quantised
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized
 
 
 def _activation_scale(
     histogram: Histogram, method: str, scheme: str
 ) -> tuple[np.float32, npt.NDArray[np.generic]]:
-    """Scale and zero point; ``range ≈ (q - zero) * scale``."""
+    """Return scale and zero point of an activation: ``value ≈ (q - zero) * scale``."""
     threshold = histogram.threshold(method)
     if scheme == "int8":
         return np.float32(threshold / 127), np.array(0, np.int8)
@@ -140,15 +157,15 @@ def _pair(
     scale: np.float32,
     zero: npt.NDArray[np.generic],
 ) -> str:
-    """Quantise and dequantise an activation; returns the name of what comes out."""
+    """Add Q and DQ of an activation to ``added``; return the name of the dequantized tensor."""
     scale_name, zero_name = f"{tensor}/scale", f"{tensor}/zero"
     graph.initializer.extend([_tensor(scale_name, np.array(scale)), _tensor(zero_name, zero)])
-    quantised, restored = f"{tensor}/quantised", f"{tensor}/restored"
+    quantized, restored = f"{tensor}/quantised", f"{tensor}/restored"
     added.append(
-        helper.make_node("QuantizeLinear", [tensor, scale_name, zero_name], [quantised], f"{tensor}/Q")
+        helper.make_node("QuantizeLinear", [tensor, scale_name, zero_name], [quantized], f"{tensor}/Q")
     )
     added.append(
-        helper.make_node("DequantizeLinear", [quantised, scale_name, zero_name], [restored], f"{tensor}/DQ")
+        helper.make_node("DequantizeLinear", [quantized, scale_name, zero_name], [restored], f"{tensor}/DQ")
     )
     return restored
 
@@ -159,12 +176,11 @@ def _weight(
     weight: npt.NDArray[np.float32],
     product: WeightProduct,
 ) -> str:
-    """Store a weight in INT8 with a scale per output channel; returns the name of what it is restored to."""
-    scale = np.maximum(np.abs(weight).max(axis=1 - product.axis) / 127, 1e-9).astype(
-        np.float32
-    )  # (channels,)
-    spread = scale[:, None] if product.axis == 0 else scale[None]
-    values = np.clip(np.rint(weight / spread), -127, 127).astype(np.int8)
+    """Store a weight in INT8 with a scale per output channel; return the name of the dequantized tensor."""
+    largest = np.abs(weight).max(axis=1 - product.axis)  # (channels,)
+    scale = np.maximum(largest / WEIGHT_LIMIT, 1e-9).astype(np.float32)
+    spread = np.expand_dims(scale, 1 - product.axis)
+    values = np.clip(np.rint(weight / spread), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     names = [f"{product.weight}/{part}" for part in ("int8", "scale", "zero")]
     tensors = (values, scale, np.zeros(len(scale), np.int8))
     graph.initializer.extend(_tensor(name, tensor) for name, tensor in zip(names, tensors, strict=True))
@@ -180,6 +196,7 @@ def _tensor(name: str, values: npt.NDArray[np.generic]) -> TensorProto:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the initializers that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
@@ -187,7 +204,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def int8_share(model: onnx.ModelProto) -> tuple[int, int]:
-    """Bytes of MatMul weights (as FP32) that are in INT8, and of all."""
+    """Return the bytes (as FP32) of the matrix weights that are in INT8, and of all matrix weights."""
     restored = {
         node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"
     }

@@ -1,7 +1,8 @@
-"""What the tensors of an ONNX graph hold on real inputs, and the ranges that quantisation takes from it.
+"""Ranges of the tensors of an ONNX graph on real inputs, for quantization.
 
-In: a model, names of its tensors, batches of real inputs. Out: a ``Histogram`` per tensor, and a range by method: "max",
-"percentile 99.9", "percentile 99.99" or "entropy" (Migacz, 8-bit inference with TensorRT, GTC 2017).
+In: a model, names of its tensors, batches of real inputs. Out: a ``Histogram`` per tensor, and a range by
+method: "max", "percentile 99.9", "percentile 99.99" or "entropy" (Migacz, 8-bit inference with TensorRT,
+GTC 2017).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from runtime.engine_io import Arrays
+from runtime.engines.io import Arrays
 
 METHODS = ("max", "percentile 99.9", "percentile 99.99", "entropy")
 BINS = 2048
@@ -24,7 +25,11 @@ _LEVELS = 128  # magnitudes of int8
 
 @dataclass
 class Histogram:
-    """Magnitudes of a tensor in ``BINS`` equal bins up to ``limit``, which doubles as larger ones come; smallest and largest value."""
+    """A histogram of a tensor's magnitudes, with its smallest and largest value.
+
+    ``counts``: (BINS,), equal bins from 0 to ``limit``. ``limit`` doubles when a larger magnitude comes.
+    ``lowest`` and ``highest`` include 0.
+    """
 
     limit: float = 0.0
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -52,6 +57,7 @@ class Histogram:
         )
 
     def _widen(self, largest: float) -> None:
+        """Double ``limit`` until ``largest`` lies within it; two bins become one each time."""
         if not self.limit:  # only zeros so far: they stay in the first bin
             self.limit = max(largest, 1e-20)
         while self.limit < largest:
@@ -59,7 +65,11 @@ class Histogram:
             self.limit *= 2
 
     def threshold(self, method: str) -> float:
-        """Magnitude beyond which values are clipped; at least the smallest normal float16, so that a scale can be divided by."""
+        """Return the magnitude beyond which values are clipped; ``method``: one of ``METHODS``.
+
+        It is at least the smallest normal float16 (6.2e-5), so that a division by the scale is defined.
+        Raises ValueError for an unknown method.
+        """
         if method == "max":
             value = max(-self.lowest, self.highest)
         elif method.startswith("percentile "):
@@ -68,17 +78,21 @@ class Histogram:
         elif method == "entropy":
             value = _entropy_bins(self.counts) * self.limit / BINS
         else:
-            raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         return max(float(value), 6.2e-5)
 
     def clipped_share(self, threshold: float) -> float:
-        """Share of the values beyond a threshold (to a bin's width)."""
+        """Return the share of the values beyond a threshold, exact to a bin's width."""
         first = int(np.ceil(threshold * BINS / self.limit)) if self.limit else BINS
         return float(self.counts[first:].sum() / max(1, self.counts.sum()))
 
 
 def _entropy_bins(counts: npt.NDArray[np.int64]) -> int:
-    """How many bins to keep so that the distribution in 128 levels is nearest to the clipped one (Kullback-Leibler)."""
+    """Return how many bins to keep by the entropy method (Migacz 2017).
+
+    For that number, the Kullback-Leibler divergence between the clipped distribution and its 128 levels is
+    least.
+    """
     best, best_divergence = BINS, np.inf
     for kept in range(_LEVELS, BINS + 1, 16):
         clipped = counts[:kept].astype(np.float64)
@@ -103,7 +117,11 @@ def _entropy_bins(counts: npt.NDArray[np.int64]) -> int:
 def observed(
     model: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[Arrays], threads: int = 2
 ) -> dict[str, Histogram]:
-    """Histograms of ``tensors`` over all batches; a tensor is looked at and forgotten, so memory does not grow with the batches."""
+    """Return histograms of ``tensors`` over all batches of inputs.
+
+    Only the histograms stay in memory, so that it does not grow with the number of batches. Raises
+    ValueError where a tensor holds NaN or infinity.
+    """
     session = with_outputs(model, tensors, threads)
     histograms = {name: Histogram() for name in tensors}
     for batch in batches:
@@ -113,7 +131,7 @@ def observed(
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Sequence[str], threads: int) -> Any:
-    """A CPU session that also gives the named inner tensors."""
+    """Open a CPU session that also returns the named inner tensors."""
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     known = {value.name for value in opened.graph.output}
@@ -122,7 +140,7 @@ def with_outputs(model: onnx.ModelProto, tensors: Sequence[str], threads: int) -
 
 
 def session_of(model: onnx.ModelProto, threads: int = 2) -> Any:
-    """A CPU session of a model in memory."""
+    """Open a CPU session of a model in memory."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):

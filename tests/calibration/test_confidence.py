@@ -1,4 +1,4 @@
-"""Calibrated confidence: temperature, conformal intervals, what is judged on what, and its way into a bundle's readings."""
+"""Calibrated confidence: temperature, conformal intervals, separate halves, and a bundle's readings."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from calibration.confidence import (
     read_paths,
 )
 from export.predictors import checkpoint_predictor
+from runtime.machine.threads import ThreadBudget
 from runtime.messages import Sound
-from runtime.perception import Perception
-from runtime.predictor import Predictor, open_predictor
-from runtime.threads import ThreadBudget
+from runtime.perception.perception import Perception
+from runtime.perception.predictor import Predictor, open_predictor
 from tests.tiny import tiny_clip, tiny_model
 from vaemotion.contract.bundle import BundleError, read_manifest
 from vaemotion.contract.confidence import confidence_of, tempered
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS, window_at
 from vaemotion.contract.prediction import Affect
-from vaemotion.data.procedural_art import sample_work, work_seed
+from vaemotion.data.art.art import sample_work, work_seed
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -48,20 +48,26 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def material(
     count: int, *, sharpness: float = 2.0, spread_share: float = 0.4, seed: int = 0
 ) -> tuple[list[Affect], list[Label]]:
-    """Predictions whose emotions are too sure by ``sharpness`` and whose spreads are ``spread_share`` of the true ones. One rater per work."""
+    """Return predictions and labels, one rater per work.
+
+    The emotions' logits are ``sharpness`` times the true ones, the spreads ``spread_share`` times the true
+    ones.
+    """
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, (count, 9))
     raters = np.array([rng.multinomial(1, shares) for shares in softmax(logits)], np.float64)
     true_sd = rng.uniform(0.05, 0.5, (count, 2))
-    said = rng.uniform(-0.5, 0.5, (count, 2))
-    values = said + rng.normal(0, true_sd)
+    predicted = rng.uniform(-0.5, 0.5, (count, 2))
+    values = predicted + rng.normal(0, true_sd)
     emotions = softmax(logits * sharpness).astype(np.float32)
     sd = spread_share * true_sd
-    affects = [Affect(said[i, 0], said[i, 1], sd[i, 0], sd[i, 1], emotions[i]) for i in range(count)]
+    affects = [
+        Affect(predicted[i, 0], predicted[i, 1], sd[i, 0], sd[i, 1], emotions[i]) for i in range(count)
+    ]
     return affects, [Label(values[i, 0], values[i, 1], raters[i]) for i in range(count)]
 
 
-# --- the two methods --------------------------------------------------------------------------------------------------
+# --- the two methods --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,19 +123,18 @@ def test_the_calibration_error_is_the_gap_between_sure_and_right() -> None:
     right = np.zeros((100, 3))
     right[:60, 0] = right[60:, 1] = 1
     assert expected_calibration_error(sure, right) == pytest.approx(0.2)
-    half = np.concatenate(
-        [sure, np.tile([0.4, 0.3, 0.3], (100, 1))]
-    )  # in another bin: sure by 0.4, right in 0.6
+    # The second half is in another bin: confidence 0.4, accuracy 0.6.
+    half = np.concatenate([sure, np.tile([0.4, 0.3, 0.3], (100, 1))])
     assert expected_calibration_error(half, np.concatenate([right, right])) == pytest.approx(0.2)
     assert expected_calibration_error(sure, np.tile([0.8, 0.2, 0.0], (100, 1))) == pytest.approx(0)
-    assert expected_calibration_error(np.eye(3), np.eye(3)) == 0  # surest of all: still a bin
+    assert expected_calibration_error(np.eye(3), np.eye(3)) == 0  # a confidence of 1 is in the last bin
     assert ECE_BINS == 15
 
 
-# --- calibrate --------------------------------------------------------------------------------------------------------
+# --- calibrate --------------------------------------------------------------------------------------------
 
 
-def test_overconfidence_is_found_and_mended_on_works_that_did_not_fit() -> None:
+def test_overconfidence_is_found_and_corrected_on_works_that_did_not_fit() -> None:
     affects, labels = material(4000)
     timid, same_labels = material(4000, sharpness=0.5, spread_share=3.0)
     found = calibrate({"audio": affects, "visual": timid}, labels)
@@ -180,7 +185,7 @@ def test_too_few_works_and_unequal_numbers_are_refused() -> None:
         calibrate({"audio": affects, "visual": affects[:-1]}, labels)
 
 
-# --- from a predictor -------------------------------------------------------------------------------------------------
+# --- from a predictor -------------------------------------------------------------------------------------
 
 
 class Counting:
@@ -201,13 +206,15 @@ def predictor() -> Predictor[Any]:
 
 def test_every_path_is_calibrated_and_nothing_is_encoded_twice(predictor: Predictor[Any]) -> None:
     engines = {role: Counting(engine) for role, engine in predictor.engines.items()}
-    found = fit_confidence(predictor.exchanged(engines), 24, most_s=600)
+    found = fit_confidence(predictor.with_engines(engines), 24, most_s=600)
     assert set(found.paths) == set(PATHS)
     assert (found.fitted_on, found.judged_on) == (12, 12)
     frames = predictor.constants.front_end.windows.frames
     assert {role: engine.rows for role, engine in engines.items()} == {
-        "vision_encoder": 24 * frames, "audio_encoder": 24, "emo_adapter": 24 * 3,
-    }  # fmt: skip
+        "vision_encoder": 24 * frames,
+        "audio_encoder": 24,
+        "emo_adapter": 24 * 3,
+    }
 
 
 def test_a_path_reads_what_it_perceives_and_nothing_else(predictor: Predictor[Any]) -> None:
@@ -227,7 +234,9 @@ def test_a_slow_machine_takes_fewer_works_and_a_very_slow_one_says_so() -> None:
     assert affordable(200, 0.05, 60.0) == 200
     assert affordable(200, 1.0, 60.0) == 60
     assert affordable(200, 3.0, 60.0) == LEAST_WORKS
-    with pytest.raises(UserError, match=r"a work takes 3\.5 s on this machine, and 20 works are the least"):
+    with pytest.raises(
+        UserError, match=r"a work takes 3\.5 s on this machine, too slow for the minimum of 20 works"
+    ):
         affordable(200, 3.5, 60.0)
 
 
@@ -236,7 +245,7 @@ def test_without_time_there_is_no_calibration(predictor: Predictor[Any]) -> None
         fit_confidence(predictor, most_s=0.0)
 
 
-# --- in a bundle ------------------------------------------------------------------------------------------------------
+# --- in a bundle ------------------------------------------------------------------------------------------
 
 
 def test_a_bundle_carries_it_and_every_reading_shows_it(small_bundle: Path) -> None:
@@ -249,10 +258,10 @@ def test_a_bundle_carries_it_and_every_reading_shows_it(small_bundle: Path) -> N
     with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as opened:
         assert opened.confidence == confidence
         perception = Perception(opened)
-        perception.listen(Sound(1.0, clip.samples[:16_000]))
-        perception.hear()
+        perception.push_sound(Sound(1.0, clip.samples[:16_000]))
+        perception.encode_sound()
         heard = perception.read(1.0)
-        perception.see(clip.frames[10], 10)
+        perception.encode_frame(clip.frames[10], 10)
         both = perception.read(1.0)
         opened.confidence = None
         plain = perception.read(1.0)

@@ -1,4 +1,4 @@
-"""FP16 graphs, whichever release of ONNX Runtime's converter made them."""
+"""FP16 graphs from every supported release of ONNX Runtime's converter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calibration.fp16 import drop_repeated_casts
 
 
 def test_a_weight_that_two_nodes_keep_in_fp32_is_cast_once() -> None:
-    """ONNX Runtime 1.31's converter writes one cast for each of them under one name, which no runtime loads."""
+    """Drop the second cast of the same name that ONNX Runtime 1.31 writes; no runtime loads two."""
     cast = helper.make_node("Cast", ["weight"], ["weight_cast_to_fp32"], to=TensorProto.FLOAT)
     graph = helper.make_graph(
         [

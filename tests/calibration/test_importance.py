@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calibration.importance import collect_importance, read_importance, write_importance
-from runtime.llama import LanguageModelError
+from runtime.engines.llama import LanguageModelError
 from tests.llama_fixture import TinyLlama, make_tiny_llama
 
 pytest.importorskip("llama_cpp", reason="needs the extra `llm`")
@@ -27,15 +27,15 @@ def path(tiny: TinyLlama, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prompts(tiny: TinyLlama) -> list[np.ndarray]:
-    """Looked-up tokens with vectors between them that are no tokens; the last one needs two batches."""
+    """Return prompts of token embeddings with other vectors between them; the last needs two batches."""
     generator = np.random.default_rng(0)
     tokens = [tiny.token_embeddings[generator.integers(0, 400, n)] for n in (9, 5, 30)]
-    sensed = [generator.normal(size=(n, 96)).astype(np.float32) * 3 for n in (4, 1, 520)]
-    return [np.concatenate([a[:3], b, a[3:]]) for a, b in zip(tokens, sensed, strict=True)]
+    others = [generator.normal(size=(n, 96)).astype(np.float32) * 3 for n in (4, 1, 520)]
+    return [np.concatenate([a[:3], b, a[3:]]) for a, b in zip(tokens, others, strict=True)]
 
 
 def squares_seen_by_torch(tiny: TinyLlama, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Sum of the squared inputs of each linear layer, by forward hooks, under GGUF names."""
+    """Sum the squared inputs of each linear layer, by forward hooks, under GGUF names."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, tiny.shape.n_layers)
     sums: dict[str, np.ndarray] = {}
     hooks = []
@@ -93,10 +93,10 @@ def test_a_file_of_it_comes_back_and_is_of_llama_cpps_own_format(
 def test_what_is_no_importance_matrix_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no importance matrix at"):
         read_importance(tmp_path / "absent.gguf")
-    with pytest.raises(ValueError, match="holds no sums of squares"):
+    with pytest.raises(ValueError, match="holds no sums of squares with counts"):
         read_importance(path)  # a GGUF, but a model
     (tmp_path / "noise.gguf").write_bytes(b"noise" * 100)
-    with pytest.raises(ValueError, match=r"noise\.gguf is no importance matrix"):
+    with pytest.raises(ValueError, match=r"noise\.gguf is not an importance matrix"):
         read_importance(tmp_path / "noise.gguf")
 
 

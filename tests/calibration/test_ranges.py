@@ -1,4 +1,4 @@
-"""Histograms of what tensors hold, and the ranges taken from them."""
+"""Histograms of tensors, and the ranges taken from them."""
 
 from __future__ import annotations
 

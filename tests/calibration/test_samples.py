@@ -1,4 +1,4 @@
-"""Calibration windows: seeded, covering, of the training split only, and never those that judge."""
+"""Calibration windows: seeded, with coverage, of the training split only, and disjoint from judging ones."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from calibration.samples import (
     manifest_samples,
     procedural_samples,
     refuse_overlap,
+    training_items,
 )
-from export.judgement import judging_clips
+from export.int8.judge import judging_clips
 from tests.tiny import tiny_config
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.data.build import build_procedural
-from vaemotion.data.manifest import read_manifest
+from vaemotion.data.art.build import build_procedural
+from vaemotion.data.manifest.manifest import read_manifest
 
 CONFIG = tiny_config()
 FRONT_END = FrontEnd(CONFIG.log_mel, CONFIG.image, CONFIG.windows)
@@ -54,7 +55,7 @@ def test_windows_that_judge_are_refused_as_calibration() -> None:
     samples = list(procedural_samples(FRONT_END, 12))
     refuse_overlap(samples, judged)
     with pytest.raises(
-        UserError, match=r"1 of the calibration windows have the content of windows that judge"
+        UserError, match=r"1 calibration windows have the same content as windows that judge the export"
     ):
         refuse_overlap(samples, [*judged, samples[0].sha256])
 
@@ -70,9 +71,10 @@ def test_a_manifest_calibrates_with_its_training_split_only(tmp_path: Path) -> N
     for split in ("test", "train"):
         build_procedural(tmp_path / split, split, 3, 0)
     with pytest.raises(UserError, match="no item in its split 'train'"):
-        list(manifest_samples(tmp_path / "test" / "manifest.jsonl", tmp_path / "test", FRONT_END, 4))
+        training_items(tmp_path / "test" / "manifest.jsonl", tmp_path / "test", 4)
     manifest = tmp_path / "train" / "manifest.jsonl"
-    samples = list(manifest_samples(manifest, manifest.parent, FRONT_END, 6))
+    items = training_items(manifest, manifest.parent, 6)
+    samples = list(manifest_samples(items, manifest.parent, FRONT_END))
     assert len(samples) == 6 + len(EXTREMES) * 2
     assert {s.emotion for s in samples if s.kind == "scene"} <= set(EMOTIONS)
     assert {item.split for item in read_manifest(manifest, manifest.parent)} == {"train"}

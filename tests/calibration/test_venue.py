@@ -1,3 +1,5 @@
+"""The noise floor of a silent room against levels and spectra that are known."""
+
 import numpy as np
 import pytest
 
