@@ -2,41 +2,53 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+DEVICE := .venv/.device
 READY := .venv/.ready
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix train-tiny ablations bench bench-optimum
+.PHONY: help demo export-demo bundle test check fix train-tiny ablations bench bench-optimum
 CLIP ?=
 DATA ?=
 COMMA := ,
+COVERED := $(foreach package,vaemotion runtime calibration export,--cov=$(package)) --cov-branch --cov-report=term:skip-covered
 REAL := $(if $(DATA),runs/data/esc10.jsonl runs/data/sievers.jsonl runs/data/bass.jsonl)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml constraints.txt
+# .venv comes in pieces: what a demo needs, without torch, and what the tests and training add.
+$(DEVICE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "vaemotion needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): say which one to use with 'make PYTHON=python3.11 ...'" >&2; exit 1; }
+	  echo "vaemotion needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name another with 'make PYTHON=python3.11 ...'" >&2; exit 1; }
 	@scripts/system-packages
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { \
 	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	@echo "installing into .venv; compiling llama.cpp takes about 5-10 minutes on two cores, the first time only"
+	@echo "installing into .venv; compiling llama.cpp takes 5 to 10 minutes on two cores, the first time only"
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,llm,plot]'
+	@touch $@
+
+$(READY): $(DEVICE)
+	@echo "adding torch, the exporters and the test tools to .venv: about 2 minutes and 2 GB"
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 # first and exactly: an open range pulls gigabytes of CUDA
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,llm,export,dev]'
 	@touch $@
 
-demo: $(READY) ## export the shipped model, verify it, and run it live in the terminal (CLIP=any.mp4 for your own film)
-	$(BIN)/vaemotion export models/vaemotion-tiny --out demo/bundle
-	$(BIN)/vaemotion verify demo/bundle
-	$(if $(CLIP),,$(BIN)/vaemotion data build medley --out demo/clip.mkv)
-	$(BIN)/vaemotion run demo/bundle "$(or $(CLIP),demo/clip.mkv)" --pace real --out console --out jsonl:demo/timeline.jsonl
-	$(BIN)/vaemotion plot demo/timeline.jsonl
-	$(BIN)/vaemotion report demo/timeline.jsonl --out demo/report.html
-	@printf '\n%s\n' "Made: demo/bundle/ (for a device), demo/timeline.jsonl, demo/timeline.png, demo/report.html: open the last one in a browser."
+demo: $(DEVICE) ## play the shipped model in your terminal; leaves plot and report in demo/ (CLIP=any.mp4 for your own film)
+	$(BIN)/vaemotion demo $(if $(CLIP),--clip "$(CLIP)") --out demo
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+export-demo: $(READY) ## export the shipped model, verify the bundle, and play it
+	$(BIN)/vaemotion export models/vaemotion-tiny --out demo/bundle
+	$(BIN)/vaemotion demo $(if $(CLIP),--clip "$(CLIP)") --bundle demo/bundle --out demo
+
+bundle: $(READY) ## make models/vaemotion-tiny-bundle of the shipped checkpoint again, and check it against the checkpoint
+	scripts/ready-bundle
+
+WORKERS ?= 2
+COVERAGE ?=
+
+test: $(READY) ## run the tests, on two workers (WORKERS=0: one after the other; COVERAGE=1: branch coverage)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),$(COVERED))
 
 check: $(READY) ## format, lint, types and the borders between the packages
 	$(BIN)/ruff format --check

@@ -1,16 +1,23 @@
-"""What a benchmark finds: figures with their targets, and curves. One JSON file per section; the report is made of them."""
+"""Results of the benchmark suite: figures with targets, and curves.
+
+Each section writes one JSON file; ``docs/performance.md`` is generated from these files.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.timing import Ratio, Times, ratio
+from runtime.machine.facts import processor_name, usable_cpus
+from vaemotion.contract.files import write_whole
+
+SECTIONS = ("encoders", "front_end", "language_model", "whole_run", "growth")
+ON_A_GPU = ("gpu",)  # measured only when named
 
 PACKAGES = (
     "torch",
@@ -26,8 +33,12 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. ``what``: what was measured, in a few words; ``value`` in ``unit`` with the ``least`` and the ``most`` of the repetitions;
-    ``ours`` and ``peer``: who was compared and what each took. A target is ``at_least`` or ``at_most``, or there is none."""
+    """One figure with its target.
+
+    ``what``: the measured quantity, in a few words. ``value``, ``least``, ``most``: median, smallest and
+    largest of the repetitions, in ``unit``. ``ours``, ``peer``: the two that were compared, with the time
+    that each took. The target is ``at_least`` or ``at_most``; both None: no target.
+    """
 
     what: str
     value: float
@@ -41,7 +52,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """None without a target."""
+        """True if the target is met; None without a target."""
         if self.at_least is not None:
             return self.value >= self.at_least
         return None if self.at_most is None else self.value <= self.at_most
@@ -49,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a growth plot; ``plot`` names the plot that it is drawn in."""
+    """One line of a plot. ``plot``: the name of that plot."""
 
     plot: str
     name: str
@@ -61,7 +72,7 @@ class Curve:
 
 @dataclass
 class Section:
-    """What one benchmark found. ``method``: one or two sentences on the work and the peers, for the report."""
+    """The results of one section. ``method``: a description of the work and the peers, in Markdown."""
 
     title: str
     method: str
@@ -72,8 +83,9 @@ class Section:
 def times_as_fast(
     what: str, times: dict[str, Times], ours: str, peer: str, *, at_least: float | None = None
 ) -> Figure:
-    """The peer's wall time over ours."""
-    return _compared(what, ratio(times[peer].wall_ms, times[ours].wall_ms), times, ours, peer, at_least, None)
+    """Compare wall times: the peer's over ours."""
+    mine, theirs = times[ours].wall_ms, times[peer].wall_ms
+    return replace(_compared(what, ratio(theirs, mine), (ours, mine), (peer, theirs)), at_least=at_least)
 
 
 def share_of(
@@ -85,49 +97,37 @@ def share_of(
     at_most: float | None = None,
     cpu: bool = False,
 ) -> Figure:
-    """Our wall time over the peer's, or our CPU time over the peer's."""
-    found = (
-        ratio(times[ours].cpu_ms, times[peer].cpu_ms)
-        if cpu
-        else ratio(times[ours].wall_ms, times[peer].wall_ms)
-    )
-    return _compared(what, found, times, ours, peer, None, at_most, cpu)
+    """Compare wall times, or CPU times with ``cpu``: ours over the peer's."""
+    mine, theirs = (times[name].cpu_ms if cpu else times[name].wall_ms for name in (ours, peer))
+    unit = "ms of CPU" if cpu else "ms"
+    return replace(_compared(what, ratio(mine, theirs), (ours, mine), (peer, theirs), unit), at_most=at_most)
 
 
 def _compared(
-    what: str, found: Ratio, times: dict[str, Times], ours: str, peer: str, at_least: float | None, at_most: float | None,
-    cpu: bool = False,
-) -> Figure:  # fmt: skip
-    took = {
-        name: statistics.median(times[name].cpu_ms) if cpu else times[name].median_ms for name in (ours, peer)
-    }
-    told = {name: f"{name}: {ms:.3g} ms{' of CPU' if cpu else ''}" for name, ms in took.items()}
-    return Figure(what, found.median, found.least, found.most, "×", told[ours], told[peer], at_least, at_most)
+    what: str, found: Ratio, ours: tuple[str, list[float]], peer: tuple[str, list[float]], unit: str = "ms"
+) -> Figure:
+    """Make a figure of a ratio, with the name and the median time of each of the two."""
+    mine, theirs = (f"{name}: {statistics.median(times):.3g} {unit}" for name, times in (ours, peer))
+    return Figure(what, found.median, found.least, found.most, "×", mine, theirs)
 
 
 def write(section: Section, path: Path, *, seconds: float, load_before: float) -> None:
-    """Beside the figures what they were measured on: processors, load, versions."""
-    told = {
+    """Write a section's results with the machine, its load and the versions of packages.
+
+    ``seconds``: duration of the section; ``load_before``: load average before it.
+    """
+    values = {
         **asdict(section),
         "machine": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "processor": processor_name(),
+            "cores": usable_cpus(),
             "system": platform.system(),
         },
         "load_before": round(load_before, 2),
         "seconds": round(seconds, 1),
         "versions": {"python": platform.python_version(), **_versions()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """Its name as Linux tells it."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith(("model name", "Model")):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    write_whole(path, json.dumps(values, indent=1) + "\n")
 
 
 def _versions() -> dict[str, str]:

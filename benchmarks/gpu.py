@@ -1,13 +1,13 @@
-"""On an NVIDIA GPU: the true shapes in the device's engines against PyTorch and ``torch.compile``, and the language model with all its layers there.
+"""The runtime's engines at true shapes and its language model on an NVIDIA GPU, against PyTorch.
 
-It is no part of the suite's plain run: ``python -m benchmarks gpu``, with onnxruntime-gpu, PyTorch for CUDA, and llama-cpp-python built with
-``CMAKE_ARGS="-DGGML_CUDA=on"``; TensorRT takes part where it is there.
+The section is not part of the plain suite; run it with ``python -m benchmarks gpu``. It needs
+onnxruntime-gpu, PyTorch for CUDA, and llama-cpp-python built with ``CMAKE_ARGS="-DGGML_CUDA=on"``. TensorRT
+is measured if it is installed.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,36 +35,44 @@ from benchmarks.llama_peers import RawLlama, smollm2_135m
 from benchmarks.material import CHECKPOINT
 from benchmarks.timing import interleaved
 from calibration.fp16 import half_precision
-from runtime.engine_io import Engine, EngineUnavailable
-from runtime.onnx_engine import OnnxRuntimeEngine
-from runtime.self_test import GPU_TOLERANCE
+from runtime.engines.golden import GPU_TOLERANCE
+from runtime.engines.io import Engine, EngineUnavailable
+from runtime.engines.onnx import OnnxRuntimeEngine
+from runtime.machine.facts import usable_cpus
+from vaemotion.contract.files import whole_file
 
 PLAIN = "ONNX Runtime CUDA, no graph"
 GRAPH = "ONNX Runtime CUDA"
 TENSORRT = "TensorRT"
 EAGER, COMPILED = "PyTorch eager", 'torch.compile(mode="reduce-overhead")'
 PROCESSOR = "raw llama_decode on the processor"
-METHOD = """{gpu}. The same works as above at the true shapes, batch 1, random weights. Every contender takes NumPy arrays from the processor's memory and gives NumPy arrays back: copies are
-part of it. FP32 means 32 bits for everybody (TF32 off); FP16 is `module.half()` with FP32 in and out for PyTorch, and for the engines the file that `vaemotion export --precision fp16` writes.
-`{graph}` is the runtime's engine, which records a batch of one as a CUDA graph; `reduce-overhead` is PyTorch's mode that does the same. Outputs are asserted to agree with eager in FP32 within
-{fp32:g} (FP32) and {fp16:g} (FP16) of the largest value, which is what `vaemotion verify` allows on a GPU. {tensorrt} The language model is the section above's 135M with all layers on the GPU, its peers the same raw loop there and on {threads} threads of the processor."""
+METHOD = """{gpu}. The same work as above at the true shapes, batch 1, random weights. Every contender takes
+NumPy arrays in the processor's memory and returns NumPy arrays, so copies are included. FP32 means 32 bits
+for all (TF32 is off). FP16 is `module.half()` with FP32 in and out for PyTorch; for the engines it is the
+file that `vaemotion export --precision fp16` writes. `{graph}` is the runtime's engine, which records a batch
+of one as a CUDA graph; `reduce-overhead` is PyTorch's mode that does the same. Outputs are asserted to agree
+with eager in FP32 within {fp32:g} (FP32) and {fp16:g} (FP16) of the largest value, the tolerance of
+`vaemotion verify` on a GPU. {tensorrt} The language model is the 135M of its section, with all layers on the
+GPU. Its peers are the same raw loop on the GPU, and on {threads} threads of the processor."""
 
 
 def measure(folder: Path, full: bool) -> Section:
-    """See the module's docstring; ``full``: with twice the repetitions."""
+    """Measure the section; ``full``: with twice the repetitions."""
     if not torch.cuda.is_available():
-        raise SystemExit("python -m benchmarks gpu: PyTorch sees no CUDA GPU here")
+        raise SystemExit(
+            "python -m benchmarks gpu: PyTorch finds no CUDA GPU; install its CUDA build and the GPU's driver"
+        )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     section = Section("On a GPU", "")
     for work in works(true_shapes(), "true shapes"):
         for precision in ("fp32", "fp16"):
             section.figures += encoder_figures(work, precision, folder, 14 if full else 7)
-    threads = min(4, len(os.sched_getaffinity(0)))
+    threads = min(4, usable_cpus())
     section.figures += language_model_figures(folder, threads, 14 if full else 7)
     section.method = METHOD.format(
         gpu=torch.cuda.get_device_name(0),
         graph=GRAPH,
-        tensorrt=tensorrt_told(),
+        tensorrt=tensorrt_note(),
         threads=threads,
         **GPU_TOLERANCE,
     )
@@ -72,9 +80,10 @@ def measure(folder: Path, full: bool) -> Section:
 
 
 def encoder_figures(work: Work, precision: str, folder: Path, repetitions: int) -> list[Figure]:
+    """Time the contenders of one part in one precision and compare them."""
     label = f"{NAMES[work.role]}, {precision.upper()}"
     calls = contenders(work, precision, folder)
-    times = interleaved(calls, repetitions, tell=lambda told: print(f"{label}: {told}", flush=True))
+    times = interleaved(calls, repetitions, log=lambda line: print(f"{label}: {line}", flush=True))
     pairs = [(GRAPH, COMPILED), (GRAPH, EAGER), (GRAPH, PLAIN), (TENSORRT, COMPILED), (TENSORRT, GRAPH)]
     return [
         times_as_fast(label, times, ours, peer) for ours, peer in pairs if ours in times and peer in times
@@ -82,7 +91,10 @@ def encoder_figures(work: Work, precision: str, folder: Path, repetitions: int) 
 
 
 def contenders(work: Work, precision: str, folder: Path) -> dict[str, Callable[[], object]]:
-    """Each a call that does the work once. Raises RuntimeError where one gives something else than eager in FP32."""
+    """Return one call per contender that does the work once.
+
+    Raises RuntimeError if a contender's outputs differ from eager's in FP32.
+    """
     file = exported(work, precision, folder)
     part = component(file, work.role, precision)
     module = copy.deepcopy(work.part.module).eval().cuda()
@@ -107,19 +119,19 @@ def contenders(work: Work, precision: str, folder: Path) -> dict[str, Callable[[
 
 
 def exported(work: Work, precision: str, folder: Path) -> Path:
-    """The ONNX file that an export writes; it stays in ``folder`` for the next call."""
+    """Export a part to ONNX in one precision; the file stays in ``folder`` for later calls."""
     fp32 = fp32_file(work, folder)
     if precision == "fp32":
         return fp32
     file = folder / f"{work.file_stem}-{precision}.onnx"
     if not file.is_file():
-        onnx.save(half_precision(onnx.load(str(fp32)), []), str(file.with_suffix(".tmp")))
-        file.with_suffix(".tmp").replace(file)
+        with whole_file(file) as temporary:
+            onnx.save(half_precision(onnx.load(str(fp32)), []), str(temporary))
     return file
 
 
 def on_gpu(work: Work, module: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Arrays]:
-    """Arrays to the GPU, the module there, arrays back."""
+    """Return a call that copies arrays to the GPU, runs the module there and copies its outputs back."""
 
     def call() -> Arrays:
         with torch.inference_mode():
@@ -137,7 +149,7 @@ def on_gpu(work: Work, module: Callable[..., Any], dtype: torch.dtype) -> Callab
 
 
 def engines(file: Path, part: Any) -> dict[str, Engine]:
-    """The runtime's own on this machine, and the same without its graph."""
+    """Open the runtime's engines for a file: with and without a CUDA graph, and TensorRT if installed."""
     graph = OnnxRuntimeEngine(file, part, cuda=True)
     plain = OnnxRuntimeEngine(file, part, cuda=True)
     plain._one = None
@@ -151,20 +163,21 @@ def engines(file: Path, part: Any) -> dict[str, Engine]:
 
 
 def tensorrt_engine(file: Path, part: Any) -> Engine:
-    """Built here and now, kept nowhere. Raises EngineUnavailable."""
-    from runtime.engine_cache import BatchProfile
-    from runtime.gpu import free_device_bytes
-    from runtime.tensorrt_build import build
-    from runtime.tensorrt_engine import TensorRtEngine
-    from runtime.tensorrt_open import find_tensorrt
+    """Build a TensorRT engine without caching it. Raises EngineUnavailable."""
+    from runtime.engines.cache import BatchProfile
+    from runtime.engines.gpu import free_device_bytes
+    from runtime.engines.tensorrt.build import build
+    from runtime.engines.tensorrt.engine import TensorRtEngine
+    from runtime.engines.tensorrt.open import find_tensorrt
 
     found, profile = find_tensorrt(), BatchProfile()
     built = build(found.module, file, profile, free_bytes=free_device_bytes(found.cudart))
     return TensorRtEngine(found.module, found.cudart, built.plan, part, profile)
 
 
-def tensorrt_told() -> str:
-    from runtime.tensorrt_open import find_tensorrt
+def tensorrt_note() -> str:
+    """State TensorRT's version, or why it is not measured."""
+    from runtime.engines.tensorrt.open import find_tensorrt
 
     try:
         return f"TensorRT is {find_tensorrt().module.__version__}."
@@ -173,7 +186,7 @@ def tensorrt_told() -> str:
 
 
 def language_model_figures(folder: Path, threads: int, repetitions: int) -> list[Figure]:
-    """Without their targets, which are of processors."""
+    """Measure the language model on the GPU; the targets are dropped, as they are for processors."""
     path = smollm2_135m(folder, CHECKPOINT / "tokenizer.json")
     with opened("135M", path, folder, threads) as contest, RawLlama(path, threads, on_gpu=False) as processor:
         prompt = contest.ids(PROMPT_TOKENS, 1)

@@ -1,10 +1,12 @@
-"""The language model: our loop against llama.cpp driven by nothing but a loop, a kept prefix against none, branched choices against one after another."""
+"""The runtime's language model against plain loops on llama.cpp.
+
+Measured are generation, a new window after a kept prefix, and the scoring of several answers in one batch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import statistics
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -24,29 +26,44 @@ from benchmarks.llama_peers import (
 )
 from benchmarks.material import tiny_bundle
 from benchmarks.timing import Times, interleaved
-from runtime.language_model import LanguageModel
+from runtime.engines.language_model import LanguageModel
+from runtime.machine.facts import usable_cpus
 from vaemotion.contract.bundle import component_path, read_manifest
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 48
-PREFIX_ROWS, WINDOW_ROWS = 160, 48  # what stays of a window's evidence, and what a new window brings
+PREFIX_ROWS, WINDOW_ROWS = 160, 48  # embeddings of the kept prefix, and of a new window after it
 QUESTION_TOKENS, OPTIONS, OPTION_TOKENS = 16, 7, 3
-OPENINGS = 5  # contexts are opened anew for generation: where their memory comes to lie moves two equal loops by some 4 %
-ALIKE = 0.15  # root-mean-square difference over the standard deviation: random layers amplify what F16 rounds; other work gives 1.4
+# The contexts for generation are opened so many times: where their memory lies changes times by some 4 %.
+OPENINGS = 5
+# Limit for the root-mean-square difference over the standard deviation. Random layers amplify F16 rounding;
+# results of different work differ by 1.4.
+ALIKE = 0.15
 OURS, RAW, COMPLETION = "LanguageModel.generate", "raw llama_decode", "create_completion"
 BRANCHED, IN_TURN, WHOLE = "branched", "raw llama_decode in turn", "raw llama_decode, nothing kept"
-METHOD = f"""`135M`: SmolLM2-135M's true shapes (30 layers of 576, 49,152 tokens, tied) with random weights in Q8_0, written by our exporter; `tiny`: the shipped
-bundle's own. Everybody has the same file, {{threads}} threads, a context of {CONTEXT_TOKENS} tokens, F16 keys and values, on a processor without flash attention. *Generation* is greedy, {PROMPT_TOKENS} token
-ids in, {NEW_TOKENS} out, asserted to be equal, in contexts opened {OPENINGS} times: the raw loop refills one `llama_batch` and asks the greedy sampler in C, without a check; ours
-also refuses what is not finite, can be aborted at any moment and leaves the cache as it was; `create_completion`, its cache cleared, also makes text of the tokens.
-CPU time is that of all threads, spinning included. *A new window*: {WINDOW_ROWS} embeddings after a prefix of {PREFIX_ROWS} in the cache, against all of them in one batch. *Answers* come
-after that prefix and a question of {QUESTION_TOKENS} tokens: ours branches the cache and evaluates all in one batch, one peer has the same in its cache and evaluates one
-after the other, one keeps nothing; nobody evaluates an answer's last token. With all before them kept, the question's last token is evaluated, since scores begin there.
-Logits and scores may differ by {ALIKE} of their spread (another size of batch rounds otherwise), and our evaluated tokens are counted."""
+METHOD = f"""`135M`: SmolLM2-135M's true shapes (30 layers of 576, 49,152 tokens, tied) with random weights in
+Q8_0, written by `export.gguf`; `tiny`: the shipped bundle's language model. All contenders have the same
+file, {{threads}} threads, a context of {CONTEXT_TOKENS} tokens, F16 keys and values, and on a processor no
+flash attention. CPU time is that of all threads, spinning included.
+
+*Generation* is greedy, {PROMPT_TOKENS} token ids in and {NEW_TOKENS} out, in contexts opened {OPENINGS}
+times; the tokens are asserted to be equal. The raw loop refills one `llama_batch` and calls the greedy
+sampler in C, without checks. Ours also refuses logits that are not finite, can be aborted at any moment and
+restores the cache. `create_completion`, with its cache cleared, also decodes the tokens to text.
+
+*A new window*: {WINDOW_ROWS} embeddings after a prefix of {PREFIX_ROWS} in the cache, against all of them in
+one batch.
+
+*Answers* follow that prefix and a question of {QUESTION_TOKENS} tokens. Ours branches the cache and evaluates
+all answers in one batch. One peer has the same in its cache and evaluates the answers in turn; the other
+keeps nothing. No contender evaluates an answer's last token. Where all before the answers is kept, the
+question's last token is still evaluated, because the scores begin there. Logits and scores may differ by
+{ALIKE} of their spread, since another batch size rounds differently. The number of tokens that ours evaluates
+is asserted."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One model, opened by both. ``size``: "135M" or "tiny"."""
+    """One model, opened by the runtime and by the raw loop. ``size``: "135M" or "tiny"."""
 
     size: str
     path: Path
@@ -55,19 +72,20 @@ class Contest:
     raw: RawLlama
 
     def ids(self, n: int, seed: int) -> list[int]:
-        """Seeded token ids."""
+        """Return ``n`` seeded token ids."""
         return np.random.default_rng(seed).integers(5, self.raw.vocab_size, n).tolist()
 
     def timed(
         self, what: str, calls: Mapping[str, Callable[[], object]], repetitions: int
     ) -> dict[str, Times]:
-        return interleaved(
-            calls, repetitions, tell=lambda told: print(f"{what}, {self.size}: {told}", flush=True)
-        )
+        """Time calls and print each repetition."""
+        label = f"{what}, {self.size}"
+        return interleaved(calls, repetitions, log=lambda line: print(f"{label}: {line}", flush=True))
 
 
 @contextlib.contextmanager
 def opened(size: str, path: Path, folder: Path, threads: int) -> Generator[Contest]:
+    """Open a GGUF file in the runtime's language model and in the raw loop."""
     table = token_embeddings(path, folder / f"{path.stem}-embeddings.npy")
     with (
         LanguageModel(path, table, context_tokens=CONTEXT_TOKENS, threads=threads) as ours,
@@ -77,7 +95,7 @@ def opened(size: str, path: Path, folder: Path, threads: int) -> Generator[Conte
 
 
 def generation(size: str, path: Path, folder: Path, threads: int, repetitions: int) -> list[Figure]:
-    """A prompt continued ``repetitions`` times in each opening."""
+    """Measure generation, ``repetitions`` times in each opening of the contexts."""
     times: dict[str, Times] = {}
     for _ in range(OPENINGS):
         with opened(size, path, folder, threads) as contest, contextlib.ExitStack() as stack:
@@ -92,7 +110,10 @@ def generation(size: str, path: Path, folder: Path, threads: int, repetitions: i
 
 
 def generators(contest: Contest, stack: contextlib.ExitStack) -> dict[str, Callable[[], object]]:
-    """Who generates. ``create_completion`` ends where the tiny model says that its answer is complete: it is asked at 135M only."""
+    """Return the calls that generate.
+
+    ``create_completion`` is measured at 135M only: with the tiny model it stops at the end of the answer.
+    """
     calls = loops(contest)
     if contest.size != "tiny":
         prompt = contest.ids(PROMPT_TOKENS, 1)
@@ -104,7 +125,7 @@ def generators(contest: Contest, stack: contextlib.ExitStack) -> dict[str, Calla
 
 
 def loops(contest: Contest) -> dict[str, Callable[[], object]]:
-    """Ours and the raw loop, whose tokens are asserted to be equal, and the prompt alone."""
+    """Return the calls of both loops, whose tokens are asserted to be equal, and of the prompt alone."""
     ours, raw, prompt = contest.ours, contest.raw, contest.ids(PROMPT_TOKENS, 1)
 
     def generate(count: int = NEW_TOKENS) -> list[int]:
@@ -121,7 +142,7 @@ def loops(contest: Contest) -> dict[str, Callable[[], object]]:
 
 
 def token_rates(size: str, prompt: Times, whole: Times) -> list[Figure]:
-    """Tokens per second of ours, without a target."""
+    """Compute the runtime's tokens per second, without a target."""
     pairs = list(zip(prompt.wall_ms, whole.wall_ms, strict=True))
     rates = {
         f"prompt of {PROMPT_TOKENS}": [1e3 * PROMPT_TOKENS / short for short, _ in pairs],
@@ -130,11 +151,11 @@ def token_rates(size: str, prompt: Times, whole: Times) -> list[Figure]:
     return [
         Figure(f"{name}, {size}", statistics.median(values), min(values), max(values), "tokens/s", OURS)
         for name, values in rates.items()
-    ]  # fmt: skip
+    ]
 
 
 def windows(contest: Contest, repetitions: int) -> list[Figure]:
-    """Each call brings another window, so that nothing but the prefix can be kept."""
+    """Measure new windows after a kept prefix; each call has another window."""
     ours, raw = contest.ours, contest.raw
     prefix = ours.embed(contest.ids(PREFIX_ROWS, 2))
     tails = [ours.embed(contest.ids(WINDOW_ROWS, seed)) for seed in range(3, 7)]
@@ -161,7 +182,11 @@ def windows(contest: Contest, repetitions: int) -> list[Figure]:
 
 
 def choices(contest: Contest, question_tokens: int, repetitions: int) -> list[Figure]:
-    """Prefix and question, but for its last ``question_tokens``, are in both caches before the clock runs."""
+    """Measure the scoring of several answers.
+
+    Before the timing starts, both caches hold the prefix and the question without its last
+    ``question_tokens``.
+    """
     ours, raw = contest.ours, contest.raw
     before = [*contest.ids(PREFIX_ROWS, 2), *contest.ids(QUESTION_TOKENS, 7)]
     kept, question = before[:-question_tokens], before[-question_tokens:]
@@ -170,7 +195,8 @@ def choices(contest: Contest, question_tokens: int, repetitions: int) -> list[Fi
     raw.keep(kept)
     counted = ours.evaluated_tokens
     scores = ours.score(ours.embed(question), options)
-    check_equal("tokens evaluated", ours.evaluated_tokens - counted, question_tokens + OPTIONS * (OPTION_TOKENS - 1))  # fmt: skip
+    evaluated = question_tokens + OPTIONS * (OPTION_TOKENS - 1)
+    check_equal("tokens evaluated", ours.evaluated_tokens - counted, evaluated)
     check_alike("scores in turn", scores, raw.score_in_turn(question, options))
     calls: dict[str, Callable[[], object]] = {
         BRANCHED: lambda: ours.score(ours.embed(question), options),
@@ -180,9 +206,9 @@ def choices(contest: Contest, question_tokens: int, repetitions: int) -> list[Fi
     if question_tokens == 1:
         times = contest.timed("choices", calls, repetitions)
         return [share_of(f"{what}: all before them kept", times, BRANCHED, IN_TURN, at_most=0.5)]
-    with RawLlama(contest.path, contest.threads) as keeper_of_nothing:
-        calls[WHOLE] = lambda: keeper_of_nothing.score_whole(before, options)
-        check_alike("scores with nothing kept", scores, keeper_of_nothing.score_whole(before, options))
+    with RawLlama(contest.path, contest.threads) as without_cache:
+        calls[WHOLE] = lambda: without_cache.score_whole(before, options)
+        check_alike("scores with nothing kept", scores, without_cache.score_whole(before, options))
         times = contest.timed("choices", calls, repetitions)
     return [
         share_of(f"{what}: the question of {question_tokens} evaluated, too", times, BRANCHED, IN_TURN),
@@ -191,11 +217,13 @@ def choices(contest: Contest, question_tokens: int, repetitions: int) -> list[Fi
 
 
 def check_equal(what: str, got: object, expected: object) -> None:
+    """Raise RuntimeError if two values differ."""
     if got != expected:
         raise RuntimeError(f"{what}: expected {expected}, got {got}")
 
 
 def check_alike(what: str, got: npt.ArrayLike, expected: npt.ArrayLike) -> None:
+    """Raise RuntimeError if arrays differ by more than ``ALIKE`` of the expected values' spread."""
     wanted = np.asarray(expected, np.float64)
     gap = float(np.sqrt(np.mean((np.asarray(got) - wanted) ** 2)) / wanted.std())
     print(f"{what}: they differ by {gap:.1e} of their spread", flush=True)
@@ -204,11 +232,11 @@ def check_alike(what: str, got: npt.ArrayLike, expected: npt.ArrayLike) -> None:
 
 
 def measure(folder: Path, full: bool) -> Section:
-    """See the module's docstring; ``full``: with twice the repetitions."""
-    threads, factor = len(os.sched_getaffinity(0)), 2 if full else 1
+    """Measure the section; ``full``: with twice the repetitions."""
+    threads, factor = usable_cpus(), 2 if full else 1
     bundle = tiny_bundle(folder)
     manifest = read_manifest(bundle)
-    tiny = component_path(bundle, manifest.component("language_model"))  # the one that a run opens
+    tiny = component_path(bundle, manifest.component("language_model"))  # the file that a run opens
     large = smollm2_135m(folder, component_path(bundle, manifest.component("tokenizer")))
     section = Section("Language model", METHOD.format(threads=threads))
     section.figures += generation("135M", large, folder, threads, 3 * factor)

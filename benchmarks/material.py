@@ -1,11 +1,11 @@
-"""What the sections measure on: a bundle of ``vaemotion-tiny``, and procedural clips of any length, rate and size.
+"""Material for the benchmarks: a bundle of ``vaemotion-tiny`` and procedural clips.
 
-In: the suite's working folder. Out: paths in it. What is there already is taken as it is.
+In: the suite's working folder, and a clip's length, rate and size. Out: paths in the folder. Existing clips
+are used again.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,64 +19,55 @@ import numpy.typing as npt
 import soxr  # pyright: ignore[reportMissingTypeStubs]
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
-from vaemotion.data.procedural_art import (
-    CONTENT_CLASSES,
-    Work,
-    draw_frame,
-    sample_work,
-    synthesise,
-    work_seed,
-)
+from vaemotion.contract.files import whole_file
+from vaemotion.data.art.art import CONTENT_CLASSES, Work, draw_frame, sample_work, synthesize, work_seed
 
 CHECKPOINT = Path("models/vaemotion-tiny")
-WORK_S, MINUTE_S = 5, 60  # a minute shows twelve works; after it a clip begins again
-DRAWN_SIDE_PX = 320  # stretched to the clip's size: drawing larger takes longer and shows nothing else
-X264 = {"preset": "veryfast", "crf": "23", "bf": "0"}  # without B-frames, as cameras give it
-SOUND_RATE_HZ = 48_000  # as cameras and films have it: the runtime resamples
+WORK_S, MINUTE_S = 5, 60  # a minute shows twelve works; longer clips repeat it
+DRAWN_SIDE_PX = 320  # resized to the clip's size: drawing at full size takes longer and adds no detail
+X264 = {"preset": "veryfast", "crf": "23", "bf": "0"}  # without B-frames, as cameras encode
+SOUND_RATE_HZ = 48_000  # as in cameras and films; the runtime resamples it
 
-Picture = npt.NDArray[np.uint8]
+RgbImage = npt.NDArray[np.uint8]  # (height, width, 3)
 
 
 def tiny_bundle(folder: Path) -> Path:
-    """``vaemotion-tiny`` as a bundle (about 90 s); the export does nothing where it is there, of this checkpoint and this code."""
+    """Export ``vaemotion-tiny`` as a bundle (about 90 s); an up-to-date bundle is used again."""
     bundle = folder / "bundle"
-    command = [sys.executable, "-m", "vaemotion.cli", "export", str(CHECKPOINT), "--out", str(bundle)]
+    command = [sys.executable, "-m", "vaemotion", "export", str(CHECKPOINT), "--out", str(bundle)]
     subprocess.run(command, check=True)
     return bundle
 
 
 def clip(folder: Path, seconds: float, fps: int = 30, width: int = 854, height: int = 480) -> Path:
-    """Works one after the other: H.264 and FLAC, one channel at 48 kHz, in Matroska. A minute at most is drawn and encoded; a longer clip
-    repeats its packets."""
+    """Write a clip of works one after the other: H.264 and FLAC (mono, 48 kHz) in Matroska.
+
+    A minute at most is drawn and encoded; a longer clip repeats its packets.
+    """
     path = folder / f"clip-{seconds:g}s-{fps}fps-{width}x{height}.mkv"
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         if seconds > MINUTE_S:
             _repeat(clip(folder, MINUTE_S, fps, width, height), temporary, seconds)
         else:
             _encode(temporary, seconds, fps, width, height)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
 def works() -> list[Work]:
-    """The works of a clip, each of another class."""
+    """Return the works of a clip, each of another class."""
     return [sample_work(work_seed("test", k), CONTENT_CLASSES[k]) for k in range(MINUTE_S // WORK_S)]
 
 
-def pictures(work: Work, n: int, fps: float, width: int, height: int) -> Iterator[Picture]:
-    """The first ``n`` pictures of a work, (height, width, 3) uint8 RGB."""
+def draw_frames(work: Work, n: int, fps: float, width: int, height: int) -> Iterator[RgbImage]:
+    """Draw the first ``n`` frames of a work, (height, width, 3) uint8 RGB each."""
     for k in range(n):
         yield np.asarray(cv2.resize(draw_frame(work, k / fps, DRAWN_SIDE_PX), (width, height)), np.uint8)
 
 
 def _encode(path: Path, seconds: float, fps: int, width: int, height: int) -> None:
-    """One work's pictures, then its sound, then the next work's; the last work is cut off at ``seconds``."""
+    """Encode each work's frames, then its sound; the last work is cut off at ``seconds``."""
     with av.open(str(path), "w", format="matroska") as container:
         video = container.add_stream("libx264", rate=fps, options=X264)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"  # pyright: ignore
@@ -85,15 +76,15 @@ def _encode(path: Path, seconds: float, fps: int, width: int, height: int) -> No
             length_s = min(WORK_S, seconds - number * WORK_S)
             if length_s <= 0:
                 break
-            for picture in pictures(work, round(length_s * fps), fps, width, height):
-                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))  # pyright: ignore
+            for image in draw_frames(work, round(length_s * fps), fps, width, height):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))  # pyright: ignore
             container.mux(audio.encode(_sound(work, length_s, number * WORK_S)))
         container.mux(video.encode(None))  # pyright: ignore
         container.mux(audio.encode(None))
 
 
 def _sound(work: Work, length_s: float, begin_s: int) -> av.AudioFrame:
-    resampled = soxr.resample(synthesise(work, length_s), SAMPLE_RATE_HZ, SOUND_RATE_HZ)  # pyright: ignore
+    resampled = soxr.resample(synthesize(work, length_s), SAMPLE_RATE_HZ, SOUND_RATE_HZ)  # pyright: ignore
     integers = np.round(np.clip(resampled, -1, 1) * 32767).astype(np.int16)
     frame = av.AudioFrame.from_ndarray(integers[None], format="s16", layout="mono")
     frame.sample_rate, frame.pts = SOUND_RATE_HZ, begin_s * SOUND_RATE_HZ
@@ -101,7 +92,7 @@ def _sound(work: Work, length_s: float, begin_s: int) -> av.AudioFrame:
 
 
 def _repeat(minute: Path, path: Path, seconds: float) -> None:
-    """The packets of ``minute`` over and over until ``seconds``: FFmpeg's concat demuxer shifts their times."""
+    """Repeat the packets of ``minute`` until ``seconds``; FFmpeg's concat demuxer shifts their timestamps."""
     listed = path.with_suffix(".txt")
     entry = f"file '{minute.resolve()}'\nduration {MINUTE_S}\n"
     listed.write_text("ffconcat version 1.0\n" + entry * -int(-seconds // MINUTE_S), encoding="utf-8")

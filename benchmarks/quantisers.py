@@ -1,11 +1,13 @@
-"""Which INT8 quantiser keeps more: ours, ONNX Runtime's static Q/DQ, or NVIDIA's modelopt? On the same graphs, products and samples.
+"""Compare INT8 quantizers (ours, ONNX Runtime's, NVIDIA's modelopt) on the same graphs and samples.
 
     python -m benchmarks.quantisers BUNDLE --out docs/decisions/0006-quantisers.md
 
-In: a bundle with FP32 engines, exported from a checkpoint that learnt on procedural art. Out: per engine and quantiser the damage (1 - CCC
-between readings, the worst of the paths) on windows of the validation split and the signal to noise of the tokens, as a Markdown table between the
-document's markers. modelopt's requirements are old versions, so it is asked for by hand:
-``pip install --no-deps nvidia-modelopt onnx-graphsurgeon polygraphy nvidia-ml-py onnxslim lief``; without it its rows are left out.
+In: a bundle with FP32 engines, exported from a checkpoint that was trained on procedural art. Out: per engine
+and quantizer the damage (1 - CCC between readings, the worst of the paths) on windows of the validation split
+and the signal to noise of the tokens, as a Markdown table between the document's markers. modelopt requires
+old versions of other packages, so install it by hand without them; its rows are left out if it is missing:
+
+    pip install --no-deps nvidia-modelopt onnx-graphsurgeon polygraphy nvidia-ml-py onnxslim lief
 """
 
 from __future__ import annotations
@@ -30,56 +32,73 @@ from onnxruntime.quantization import (
 )
 from rich.console import Console
 
-from calibration.qdq import blocks, quantise, weight_products
+from calibration.qdq import blocks, quantize, weight_products
 from calibration.ranges import METHODS, observed
 from calibration.samples import Sample, content_hash, procedural_samples
-from export.budget import SearchWindows, SessionEngine, calibration_inputs
-from export.judgement import judging_clips
+from export.half_weights import load_fp32_graph
+from export.int8.judge import judging_clips
+from export.int8.search import SearchWindows, SessionEngine, calibration_inputs
 from export.verify import sqnr_db
-from runtime.predictor import open_predictor
+from runtime.perception.predictor import open_predictor
 from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
 from vaemotion.contract.front_end import window_at
+from vaemotion.contract.words import markdown_table
 
 BEGIN, END = "<!-- measured -->", "<!-- end -->"
 Batches = list[Mapping[str, np.ndarray[Any, Any]]]
 
 
 class Reader(CalibrationDataReader):
-    """The samples, once."""
+    """A reader that gives each batch of samples once."""
 
     def __init__(self, batches: Batches) -> None:
         self._left = iter(batches)
 
     def get_next(self) -> dict[str, Any]:
+        """Return the next batch, or None at the end."""
         return dict(next(self._left, {})) or None  # type: ignore[return-value]
 
 
 def ours(model: onnx.ModelProto, batches: Batches, _: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Yield graphs of this project's quantizer, by name."""
     products = weight_products(model)
     histograms = observed(model, sorted({p.activation for p in products if not p.stays_high}), batches)
     for method in METHODS:
-        yield f"ours, {method}", quantise(model, histograms, method, "int8", blocks(products))
+        yield f"ours, {method}", quantize(model, histograms, method, "int8", blocks(products))
 
 
 def onnxruntimes(
     model: onnx.ModelProto, batches: Batches, folder: Path
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Yield graphs of ONNX Runtime's static quantizer, by name."""
     nodes = [p.node for p in weight_products(model) if not p.stays_high]
     logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing at every call
     source, target = folder / "fp32.onnx", folder / "int8.onnx"
     onnx.save(model, str(source))
     for name in ("MinMax", "Entropy", "Percentile"):
         quantize_static(
-            source, target, Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=nodes,
-            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod[name],
-            extra_options={"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
-        )  # fmt: skip
+            source,
+            target,
+            Reader(batches),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,  # weights in 7 bits, as ours (docs/decisions/0007-int8-on-every-processor.md)
+            nodes_to_quantize=nodes,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[name],
+            extra_options={
+                "ActivationSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+            },
+        )
         yield f"ONNX Runtime, {name}", onnx.load(str(target))
 
 
 def modelopts(
     model: onnx.ModelProto, batches: Batches, folder: Path
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Yield graphs of NVIDIA's modelopt, by name. Raises ImportError if it is not installed."""
     from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
 
     nodes = [p.node for p in weight_products(model) if not p.stays_high]
@@ -88,17 +107,26 @@ def modelopts(
     data = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     for method in ("max", "entropy"):
         quantize(
-            str(source), calibration_data=data, calibration_method=method, calibration_eps=["cpu"],
-            nodes_to_quantize=nodes, op_types_to_quantize=["MatMul", "Gemm"], high_precision_dtype="fp32", output_path=str(target),
+            str(source),
+            calibration_data=data,
+            calibration_method=method,
+            calibration_eps=["cpu"],
+            nodes_to_quantize=nodes,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            high_precision_dtype="fp32",
+            output_path=str(target),
             log_level="ERROR",
-        )  # fmt: skip
+        )
         yield f"modelopt, {method}", onnx.load(str(target))
 
 
 def compare(
     bundle: Path, windows: int, console: Console, refused: list[str]
 ) -> list[tuple[str, str, float, float]]:
-    """Rows of engine, quantiser, damage, signal to noise in dB; ``refused`` is told who would not."""
+    """Return rows of engine, quantizer, damage and signal to noise in dB.
+
+    Quantizers that fail on an engine are appended to ``refused``, with the reason.
+    """
     manifest = read_manifest(bundle)
     rows: list[tuple[str, str, float, float]] = []
     with open_predictor(bundle, precision="fp32", language_type="F16") as reference:
@@ -112,11 +140,11 @@ def compare(
         ]
         search = SearchWindows(reference, judged)
         for role in ENGINE_ROLES:
-            model = onnx.load(str(component_path(bundle, manifest.component(role, "fp32"))))
+            model = load_fp32_graph(component_path(bundle, manifest.component(role, "fp32")))
             batches = list(calibration_inputs(role, samples, reference, {}))
             trial = calibration_inputs(role, judged, reference, {})
             expected = [reference.engines[role].run(arrays) for arrays in trial]
-            for name, graph in _all(role, model, batches, console, refused):
+            for name, graph in _quantized(role, model, batches, console, refused):
                 engine = SessionEngine(graph)
                 got = [engine.run(arrays) for arrays in trial]
                 noise = min(
@@ -131,28 +159,32 @@ def _joined(results: list[dict[str, Any]], output: str) -> np.ndarray[Any, Any]:
     return np.concatenate([result[output] for result in results])
 
 
-def _all(
+def _quantized(
     role: str, model: onnx.ModelProto, batches: Batches, console: Console, refused: list[str]
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
-    quantisers: list[Callable[..., Iterator[tuple[str, onnx.ModelProto]]]] = [ours, onnxruntimes, modelopts]
-    for quantiser in quantisers:
+    """Yield the graphs of all quantizers, by name."""
+    quantizers: list[Callable[..., Iterator[tuple[str, onnx.ModelProto]]]] = [ours, onnxruntimes, modelopts]
+    for quantizer in quantizers:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                yield from quantiser(model, batches, Path(folder))
-            except (ImportError, ValueError) as error:  # another tool's refusal is a result
-                refused.append(f"{quantiser.__name__} on {role}: {str(error).splitlines()[0]}")
+                yield from quantizer(model, batches, Path(folder))
+            except (ImportError, ValueError) as error:  # a tool's failure is a result
+                refused.append(f"{quantizer.__name__} on {role}: {str(error).splitlines()[0]}")
                 console.print(f"  refused: {refused[-1]}", highlight=False)
 
 
 def document(rows: list[tuple[str, str, float, float]], windows: int, refused: list[str]) -> str:
-    """The table as Markdown."""
+    """Return the measured section of the document as Markdown."""
+    version = importlib.metadata.version("onnxruntime")
     lines = [
-        f"`python -m benchmarks.quantisers BUNDLE`: {windows} calibration windows, 64 others to look at; onnxruntime "
-        f"{importlib.metadata.version('onnxruntime')}. Damage: 1 - CCC between the readings with and without INT8.",
-        "", "| engine | quantiser | damage | signal to noise, dB |", "|---|---|---|---|",
-    ]  # fmt: skip
-    lines += [f"| {role} | {name} | {damage:.1e} | {noise:.1f} |" for role, name, damage, noise in rows]
+        f"`python -m benchmarks.quantisers BUNDLE`: {windows} calibration windows, 64 others to look at; "
+        f"onnxruntime {version}. Damage: 1 - CCC between the readings with and without INT8.",
+        "",
+    ]
+    head = ("engine", "quantiser", "damage", "signal to noise, dB")
+    cells = [(role, name, f"{damage:.1e}", f"{noise:.1f}") for role, name, damage, noise in rows]
+    lines.append(markdown_table(head, cells))
     return "\n".join([*lines, "", *(f"Refused: {sentence}." for sentence in refused)])
 
 
@@ -160,9 +192,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("docs/decisions/0006-quantisers.md"))
+    parser.add_argument("bundle", type=Path, help="bundle with FP32 engines")
+    parser.add_argument("--windows", type=int, default=64, help="number of calibration windows")
+    document_file = Path("docs/decisions/0006-quantisers.md")
+    parser.add_argument("--out", type=Path, default=document_file, help="document to write the table into")
     arguments = parser.parse_args()
     refused: list[str] = []
     rows = compare(arguments.bundle, arguments.windows, Console(stderr=True), refused)

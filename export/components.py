@@ -1,190 +1,226 @@
-"""Writes the files of a bundle, one function each: ONNX in three precisions, GGUF, tables, golden vectors.
+"""Steps that make the files of a bundle: ONNX in two precisions, GGUF, tables, golden vectors.
 
-In: the model and the ``Workshop`` that the bundle is made in. Out: components with the notes that the manifest keeps.
+In: the checkpoint, calibration windows, and the folder with the files of earlier steps. Out: a `Step` for
+each, which names everything that its result depends on. INT8 engines are made in `export.int8.plan`.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from tokenizers import Tokenizer
 
+from calibration.confidence import fit_confidence
 from calibration.fp16 import half_precision, overflowing
 from calibration.importance import collect_importance, write_importance
-from calibration.samples import Sample
-from export.budget import calibration_inputs
-from export.gguf_quality import gguf_quality
-from export.quantise_gguf import QUANTISED_TYPES, fallbacks, quantise_gguf, stored_tensors
-from export.to_gguf import LlamaShape, SpecialTokens, write_llama_gguf
-from export.to_onnx import Part, export_onnx, tensor_specs
-from export.verify import golden_vectors, narrator_prompt
-from export.workshop import Made, Workshop
-from runtime.engines import OnnxRuntimeEngine
-from runtime.language_model import LanguageModel
-from runtime.predictor import CONTEXT_TOKENS, Constants, Predictor
-from vaemotion.contract.bundle import ENGINE_ROLES, Component
-from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from calibration.samples import coverage
+from export.chain import (
+    DELIMITERS,
+    EMBEDDINGS,
+    REFERENCE_FILES,
+    TOKENIZER,
+    Chain,
+)
+from export.clips import CalibrationWindows
+from export.gguf.quality import gguf_quality
+from export.gguf.quantise import QUANTIZED_TYPES, fallbacks, quantize_gguf, stored_tensors
+from export.gguf.write import LlamaShape, write_llama_gguf
+from export.golden import golden_vectors
+from export.graphs import load_fp32, save_engine
+from export.half_weights import store_exact_halves
+from export.int8.search import calibration_inputs
+from export.source import Source
+from export.step_store import MadeFile
+from export.to_onnx import export_onnx
+from export.workshop import ExportFolder, Made, Step, gguf_name, onnx_name
+from vaemotion.contract.errors import UserError
 
-FLOAT_TYPES = ("F16", "Q8_0")  # written directly; the others by llama.cpp's quantiser
+FLOAT_TYPES = ("F16", "Q8_0")  # written from the weights; the others by llama.cpp's quantizer
+SMALL_TYPES = ("Q4_K_M", "Q5_0", "Q8_0")  # of language models, besides F16
 FP16_SAMPLES = 32  # on which overflow is looked for
-PROMPTS = 64  # that importance and quality are measured on
+IMPORTANCE = "importance.gguf"
 
 
-def write_fp32(workshop: Workshop, part: Part, role: str) -> Made:
-    path = workshop.directory / f"{role}.fp32.onnx"
-    return [workshop.component(role, "fp32", path, *export_onnx(part, path))], {}
+# --- of the checkpoint ------------------------------------------------------------------------------------
 
 
-def write_engine(workshop: Workshop, model: onnx.ModelProto, role: str, precision: str) -> Component:
-    """A graph that is in memory."""
-    path = workshop.directory / f"{role}.{precision}.onnx"
-    onnx.save(model, str(path))
-    return workshop.component(
-        role, precision, path, tensor_specs(model.graph.input), tensor_specs(model.graph.output)
-    )
+def fp32_step(source: Source, role: str) -> Step:
+    """Trace one engine in FP32."""
+    part, config = source.parts[role], source.config
+    component, sizes = {
+        "vision_encoder": ("base", config["vlm"]),
+        "audio_encoder": ("audio", config["audio"]),
+        "emo_adapter": ("adapter", config["adapter"]),
+    }[role]
 
+    def make(folder: Path) -> Made:
+        name = onnx_name(role, "fp32")
+        inputs, outputs = export_onnx(part, folder / name)
+        store_exact_halves(folder / name)
+        return [MadeFile(name, role, "fp32", inputs, outputs)], {}
 
-def write_fp16(workshop: Workshop, role: str, samples: Sequence[Sample], reference: Predictor[Any]) -> Made:
-    """The FP16 graph; the notes name the nodes that would overflow and stay in FP32."""
-    model = load_fp32(workshop, role)
-    stays = overflowing(
-        model, calibration_inputs(role, samples[:: max(1, len(samples) // FP16_SAMPLES)], reference, {})
-    )
-    return [write_engine(workshop, half_precision(model, stays), role, "fp16")], {"stays_fp32": stays}
-
-
-def load_fp32(workshop: Workshop, role: str) -> onnx.ModelProto:
-    return onnx.load(str(workshop.directory / f"{role}.fp32.onnx"))
-
-
-def language_model_tensors(model: VAEmotionLLM) -> dict[str, np.ndarray[Any, Any]]:
-    """The decoder's weights under Llama's own names."""
-    tensors = {name: tensor.numpy() for name, tensor in model.base.model.text_model.state_dict().items()}
-    if not model.base.config.text_config.tie_word_embeddings:
-        tensors["lm_head.weight"] = model.base.lm_head.weight.detach().numpy()
-    return tensors
-
-
-def write_gguf(
-    workshop: Workshop, model: VAEmotionLLM, stored: Mapping[str, Any], checkpoint: Path, file_type: str
-) -> Made:
-    text_config = model.base.config.text_config
-    path = workshop.directory / f"language_model.{file_type}.gguf"
-    written = write_llama_gguf(
-        path,
-        language_model_tensors(model),
-        LlamaShape.from_config(text_config),
-        checkpoint / stored["components"]["tokenizer"]["file"],
-        file_type=file_type,
-        name=stored["lineage"]["name"],
-        licence=workshop.licence,
-        special=SpecialTokens(text_config.bos_token_id, model.stop_id, text_config.pad_token_id),
-    )
-    return [workshop.component("language_model", file_type, path)], {"tensor_types": written}
-
-
-def write_importance_matrix(workshop: Workshop, prompts: Sequence[np.ndarray[Any, Any]]) -> Made:
-    """Beside the components: it is not part of a bundle."""
-    importance = collect_importance(workshop.directory / "language_model.F16.gguf", prompts)
-    write_importance(
-        workshop.folder / "importance.gguf", importance, f"{len(prompts)} prompts with sight and sound"
-    )
-    return [], {"prompts": len(prompts)}
-
-
-def write_quantised(
-    workshop: Workshop, file_type: str, prompts: Sequence[np.ndarray[Any, Any]], prefix_tokens: int
-) -> Made:
-    """A smaller GGUF and what it lost on prompts with real embeddings, behind their common prefix."""
-    source, path = (workshop.directory / f"language_model.{t}.gguf" for t in ("F16", file_type))
-    notes: dict[str, Any] = {}
-    if file_type in QUANTISED_TYPES:
-        notes["tensor_types"] = quantise_gguf(source, path, file_type, workshop.folder / "importance.gguf")
-        notes["fallbacks"] = fallbacks(stored_tensors(path), file_type)
-    embeddings = np.load(workshop.directory / "token_embeddings.npy", mmap_mode="r", allow_pickle=False)
-    notes["quality"] = vars(gguf_quality(source, path, embeddings, prompts, uncounted_rows=prefix_tokens))
-    return [workshop.component("language_model", file_type, path)], notes
-
-
-def write_tables(workshop: Workshop, model: VAEmotionLLM, checkpoint: Path) -> Made:
-    assert model.audio is not None
-    directory = workshop.directory
-    embeddings = model.base.model.get_input_embeddings().weight.detach().half().numpy()  # (vocab, D)
-    np.save(directory / "token_embeddings.npy", embeddings)
-    np.save(directory / "delimiters.npy", model.audio.delimiters.detach().numpy())
-    shutil.copyfile(checkpoint / "tokenizer.json", directory / "tokenizer.json")
-    files = {
-        "token_embeddings": "token_embeddings.npy",
-        "delimiters": "delimiters.npy",
-        "tokenizer": "tokenizer.json",
+    reads = {
+        "weights": source.hashes(component),
+        "sizes": sizes,
+        "width": source.model.width,
+        "inputs": {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in part.inputs.items()},
+        "outputs": part.outputs,
     }
-    return [workshop.component(role, "none", directory / name) for role, name in files.items()], {}
+    code = ("export.to_onnx", "export.half_weights", "vaemotion.model.checkpoint")
+    return Step(f"{role} → ONNX FP32", make, code, reads)
 
 
-def write_golden(workshop: Workshop, model: VAEmotionLLM) -> Made:
-    path = workshop.directory / "golden.npz"
-    vectors: dict[str, Any] = golden_vectors(model)
-    np.savez_compressed(path, **vectors)
-    return [workshop.component("golden", "none", path)], {}
+def gguf_step(source: Source, file_type: str) -> Step:
+    """Write the language model as GGUF, F16 or Q8_0."""
 
-
-class Chain(AbstractContextManager["Chain"]):
-    """The FP32 engines and the language models of an unfinished bundle, opened when asked for."""
-
-    def __init__(self, workshop: Workshop, constants: Constants) -> None:
-        self._workshop, self._constants = workshop, constants
-        self._stack = ExitStack()
-        self._opened: dict[str, Any] = {}
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def language_model(self, file_type: str) -> LanguageModel:
-        directory = self._workshop.directory
-        embeddings = np.load(directory / "token_embeddings.npy", mmap_mode="r", allow_pickle=False)
-        return self._once(
-            file_type,
-            lambda: self._stack.enter_context(
-                LanguageModel(
-                    directory / f"language_model.{file_type}.gguf", embeddings, context_tokens=CONTEXT_TOKENS
-                )
-            ),
+    def make(folder: Path) -> Made:
+        name = gguf_name(file_type)
+        written = write_llama_gguf(
+            folder / name,
+            source.language_model_tensors(),
+            LlamaShape.from_config(source.model.base.config.text_config),
+            source.gguf_tokenizer,
+            file_type=file_type,
+            name=source.name,
+            license=source.license,
         )
+        return [MadeFile(name, "language_model", file_type)], {"tensor_types": written}
 
-    @property
-    def reference(self) -> Predictor[Any]:
-        """FP32 engines and the F16 language model."""
-        return self._once("reference", self._open_reference)
+    reads = {
+        "weights": source.hashes("base", "tokenizer"),
+        "sizes": source.config["vlm"],
+        "special": asdict(source.gguf_tokenizer.special),
+        "name": source.name,
+        "license": source.license,
+    }
+    return Step(f"language_model → GGUF {file_type}", make, ("export.source", "export.gguf.write"), reads)
 
-    def _open_reference(self) -> Predictor[Any]:
-        directory = self._workshop.directory
-        listed = {(c.role, c.precision): c for c in self._workshop.components}
-        engines = {
-            role: OnnxRuntimeEngine(directory / f"{role}.fp32.onnx", listed[role, "fp32"])
-            for role in ENGINE_ROLES
+
+def tables_step(source: Source) -> Step:
+    """Write the token embeddings, the delimiters of sound and the tokenizer."""
+
+    def make(folder: Path) -> Made:
+        model = source.model
+        embeddings = model.base.model.get_input_embeddings().weight.detach().half().numpy()  # (vocab, D)
+        np.save(folder / EMBEDDINGS, embeddings)
+        np.save(folder / DELIMITERS, model.audio_pathway.delimiters.detach().numpy())
+        (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8", newline="")
+        files = {"token_embeddings": EMBEDDINGS, "delimiters": DELIMITERS, "tokenizer": TOKENIZER}
+        return [MadeFile(name, role) for role, name in files.items()], {}
+
+    reads = {
+        "weights": source.hashes("base", "audio", "tokenizer"),
+        "sizes": [source.config["vlm"], source.config["audio"]],
+    }
+    name = "token embeddings, delimiters, tokenizer"
+    return Step(name, make, ("vaemotion.model.checkpoint",), reads)
+
+
+def golden_step(source: Source) -> Step:
+    """Compute the golden vectors."""
+
+    def make(folder: Path) -> Made:
+        vectors: dict[str, Any] = golden_vectors(source.model)
+        np.savez_compressed(folder / "golden.npz", **vectors)
+        return [MadeFile("golden.npz", "golden")], {}
+
+    reads = {"weights": source.hashes(), "config": source.config}
+    return Step("golden vectors", make, ("export.golden", "vaemotion.model.checkpoint"), reads)
+
+
+# --- of the FP32 chain -------------------------------------------------------------------------------------
+
+
+def confidence_step(folder: ExportFolder, chain: Chain) -> Step:
+    """Fit the confidence of readings. Its notes are empty where this machine is too slow for it."""
+
+    def make(_: Path) -> Made:
+        try:
+            return [], {"confidence": fit_confidence(chain.reference()).as_json()}
+        except UserError as error:  # a bundle without confidence is complete, too
+            folder.console.print(f"  {error}", style="yellow", highlight=False)
+            return [], {}
+
+    return Step(
+        "confidence of readings",
+        make,
+        ("calibration.confidence", "export.chain"),
+        chain.reads,
+        REFERENCE_FILES,
+    )
+
+
+# --- of the calibration windows ----------------------------------------------------------------------------
+
+
+def coverage_step(windows: CalibrationWindows) -> Step:
+    """Draw the calibration windows and describe them."""
+
+    def make(_: Path) -> Made:
+        samples = windows()
+        scenes = [s.inputs for s in samples if s.kind == "scene"]
+        counts = {
+            "with_frames": sum(len(inputs.pixels) > 0 for inputs in scenes),
+            "with_sound": sum(len(inputs.log_mel) > 0 for inputs in scenes),
+            "with_both": sum(len(inputs.pixels) > 0 and len(inputs.log_mel) > 0 for inputs in scenes),
         }
-        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        delimiters = np.load(directory / "delimiters.npy", allow_pickle=False)
-        return Predictor(self._constants, engines, self.language_model("F16"), tokenizer, delimiters)
+        windows.free()  # memory that the next steps need
+        return [], {"coverage": coverage(samples), **counts}
 
-    def prompts(self, samples: Sequence[Sample], *, held_out: bool) -> list[np.ndarray[Any, Any]]:
-        """Narrator's prompts with their prefix and real embeddings, (n, D) each; ``held_out``: of other windows than without."""
-        chosen = samples[int(held_out) :: 2][:PROMPTS]
-        return self._once(
-            f"prompts {held_out}", lambda: [narrator_prompt(self.reference, s.inputs) for s in chosen]
-        )
+    return Step("calibration windows", make, ("export.clips",), windows.reads)
 
-    @property
-    def prefix_tokens(self) -> int:
-        return len(self.reference.token_ids(self._constants.prompt.prefix))
 
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._opened:
-            self._opened[name] = make()
-        return self._opened[name]
+def fp16_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows, role: str) -> Step:
+    """Convert one engine to FP16. The notes name the nodes that would overflow and stay FP32."""
+    # The EmoAdapter is calibrated on the tokens of both encoders.
+    files = REFERENCE_FILES if role == "emo_adapter" else (onnx_name(role, "fp32"),)
+
+    def make(made: Path) -> Made:
+        model, samples = load_fp32(folder, role), windows()
+        few = samples[:: max(1, len(samples) // FP16_SAMPLES)]
+        stays = overflowing(model, calibration_inputs(role, few, chain.reference(), {}))
+        file = save_engine(made, half_precision(model, stays), role, "fp16")
+        return [file], {"stays_fp32": stays}
+
+    reads = {"samples": windows.reads, "constants": chain.reads}
+    code = ("calibration.fp16", "export.chain", "export.graphs", "export.int8.search")
+    return Step(f"{role} → ONNX FP16", make, code, reads, files)
+
+
+def importance_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows) -> Step:
+    """Measure how much each channel of the language model carries. The file is no part of the bundle."""
+
+    def make(made: Path) -> Made:
+        prompts = chain.prompts(windows, held_out=False)
+        importance = collect_importance(folder.file(gguf_name("F16")), prompts)
+        write_importance(made / IMPORTANCE, importance, f"{len(prompts)} prompts with sight and sound")
+        return [MadeFile(IMPORTANCE)], {"prompts": len(prompts)}
+
+    reads = {"samples": windows.reads, "constants": chain.reads}
+    code = ("calibration.importance", "export.chain")
+    return Step("importance of the language model's channels", make, code, reads, REFERENCE_FILES)
+
+
+def quantized_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows, file_type: str) -> Step:
+    """Make a smaller GGUF, and measure its loss on prompts with real embeddings, behind their prefix."""
+    is_written = file_type in FLOAT_TYPES  # by `gguf_step`
+
+    def make(made: Path) -> Made:
+        original = folder.file(gguf_name("F16"))
+        small = folder.file(gguf_name(file_type)) if is_written else made / gguf_name(file_type)
+        notes: dict[str, Any] = {}
+        if file_type in QUANTIZED_TYPES:
+            notes["tensor_types"] = quantize_gguf(original, small, file_type, folder.file(IMPORTANCE))
+            notes["fallbacks"] = fallbacks(stored_tensors(small), file_type)
+        embeddings = np.load(folder.file(EMBEDDINGS), mmap_mode="r", allow_pickle=False)
+        prompts = chain.prompts(windows, held_out=True)
+        quality = gguf_quality(original, small, embeddings, prompts, uncounted_rows=chain.prefix_tokens())
+        file = MadeFile(small.name, "language_model", file_type)
+        return [] if is_written else [file], {**notes, "quality": vars(quality)}
+
+    reads = {"samples": windows.reads, "constants": chain.reads}
+    code = ("export.chain", "export.gguf.quality", "export.gguf.quantise")
+    files = (*REFERENCE_FILES, gguf_name(file_type) if is_written else IMPORTANCE)
+    return Step(f"language_model → {file_type}", make, code, reads, files)

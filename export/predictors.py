@@ -1,18 +1,27 @@
-"""A checkpoint as a ``predict`` callable: its torch modules stand behind the engines' methods."""
+"""A checkpoint or a bundle as a predictor.
+
+In: a model in torch, whose modules stand behind the engines' methods, or a folder. Out: a `Predictor`.
+torch is imported only where a checkpoint is used, so that a bundle is evaluated without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from export.to_onnx import Part, device_parts
-from runtime.language_model import Generation
-from runtime.predictor import Constants, Predictor
-from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from runtime.engines.language_model import Generation
+from runtime.perception.predictor import Constants, Predictor, open_predictor
+from vaemotion.contract.bundle import MANIFEST_FILE
+from vaemotion.contract.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.to_onnx import Part
+    from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 Float32 = npt.NDArray[np.float32]
 
@@ -24,48 +33,64 @@ class TorchEngine:
         self.part = part
         part.module.eval()
 
-    @torch.no_grad()
     def run(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        out = self.part.module(*(torch.from_numpy(arrays[name]) for name in self.part.inputs))
+        """Run the module on arrays by input name. Returns arrays by output name."""
+        import torch
+
+        with torch.no_grad():
+            out = self.part.module(*(torch.from_numpy(arrays[name]) for name in self.part.inputs))
         values = out if isinstance(out, tuple) else (out,)
         return {name: value.numpy() for name, value in zip(self.part.outputs, values, strict=True)}
 
 
 class TorchLanguageModel:
-    """The checkpoint's own language model without any cache, every option over the full sequence: the reference."""
+    """The checkpoint's own language model, the reference: no KV cache, each option over the full sequence."""
+
+    available = True
 
     def __init__(self, model: VAEmotionLLM) -> None:
         self.model = model
         self.context_tokens = int(model.base.config.text_config.max_position_embeddings)
         self._prefix = np.zeros((0, model.width), np.float32)
 
-    @torch.no_grad()
     def embed(self, token_ids: Sequence[int]) -> Float32:
-        return self.model.embed(torch.tensor(list(token_ids), dtype=torch.long)).numpy()
+        """Look up the embeddings of token ids, (n, D)."""
+        import torch
+
+        with torch.no_grad():
+            return self.model.embed(torch.tensor(list(token_ids), dtype=torch.long)).numpy()
 
     def set_prefix(self, embeddings: Float32) -> None:
+        """Keep the embeddings (n, D) that stand before every prompt."""
         self._prefix = embeddings
 
-    @torch.no_grad()
     def logits(self, embeddings: Float32) -> Float32:
-        """After prefix + embeddings (n, D): all n positions, (n, vocab)."""
-        sequence = torch.from_numpy(np.concatenate([self._prefix, embeddings]))[None]
-        hidden = self.model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[0]
-        return self.model.base.lm_head(hidden[len(self._prefix) :]).float().numpy()
+        """Compute the logits of all n positions behind the prefix, (n, vocab), of embeddings (n, D)."""
+        import torch
 
-    @torch.no_grad()
+        with torch.no_grad():
+            sequence = torch.from_numpy(np.concatenate([self._prefix, embeddings]))[None]
+            hidden = self.model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[0]
+            return self.model.base.lm_head(hidden[len(self._prefix) :]).float().numpy()
+
     def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+        """Compute the mean token log-probability of each option after prefix and prompt, (options,)."""
+        import torch
+
         longest = max(len(option) for option in options)
-        # Padded on the right: a causal model's earlier positions do not see it.
-        padded = torch.tensor(
-            [[*option, *[0] * (longest - len(option))] for option in options]
-        )  # (n, longest)
-        head = torch.from_numpy(np.concatenate([self._prefix, prompt])).expand(len(options), -1, -1)
-        sequences = torch.cat([head, self.model.embed(padded)], dim=1)  # (n, prefix + prompt + longest, D)
-        hidden = self.model.base.model.text_model(inputs_embeds=sequences).last_hidden_state
-        rows = self.model.base.lm_head(hidden[:, -longest - 1 : -1]).double().log_softmax(-1)
-        taken = rows.gather(2, padded[:, :, None])[..., 0]  # (n, longest)
-        return np.array([taken[i, : len(option)].mean().item() for i, option in enumerate(options)])
+        with torch.no_grad():
+            # Padded on the right: a causal model's earlier positions do not see the padding.
+            padded = torch.tensor(
+                [[*option, *[0] * (longest - len(option))] for option in options]
+            )  # (n, longest)
+            head = torch.from_numpy(np.concatenate([self._prefix, prompt])).expand(len(options), -1, -1)
+            sequences = torch.cat(
+                [head, self.model.embed(padded)], dim=1
+            )  # (n, prefix + prompt + longest, D)
+            hidden = self.model.base.model.text_model(inputs_embeds=sequences).last_hidden_state
+            rows = self.model.base.lm_head(hidden[:, -longest - 1 : -1]).double().log_softmax(-1)
+            taken = rows.gather(2, padded[:, :, None])[..., 0]  # (n, longest)
+            return np.array([taken[i, : len(option)].mean().item() for i, option in enumerate(options)])
 
     def generate(
         self,
@@ -75,7 +100,7 @@ class TorchLanguageModel:
         stop_ids: Sequence[int],
         should_abort: Callable[[], bool] | None = None,
     ) -> Generation:
-        """Continue prefix + prompt (n, D) greedily, the whole sequence anew for every token."""
+        """Continue prefix and prompt (n, D) greedily; the whole sequence is computed again for each token."""
         tokens: list[int] = []
         while len(tokens) < max_tokens:
             if should_abort is not None and should_abort():
@@ -87,24 +112,46 @@ class TorchLanguageModel:
         return Generation(tuple(tokens), complete=False, aborted=False)
 
 
+def full_logits(predictor: Predictor[Any], prompt: Float32) -> Float32:
+    """Compute the checkpoint's logits behind the prefix, (n, vocab), for a prompt that holds its prefix."""
+    language_model = predictor.language_model
+    assert isinstance(language_model, TorchLanguageModel)
+    prefix_tokens = len(predictor.token_ids(predictor.constants.prompt.prefix))
+    return language_model.logits(prompt[prefix_tokens:])
+
+
 def checkpoint_constants(model: VAEmotionLLM) -> Constants:
-    """What the predictor must know of a checkpoint."""
-    assert model.audio is not None
+    """Collect the constants that a predictor needs of a checkpoint."""
     return Constants(
         model.config.front_end,
         model.config.prompt,
-        model.tokens_per_picture,
-        model.audio.n_tokens,
+        model.tokens_per_frame,
+        model.audio_pathway.n_tokens,
         model.width,
         model.stop_id,
     )
 
 
-def checkpoint_predictor(model: VAEmotionLLM) -> Predictor:
-    """A complete checkpoint's predictor, in torch."""
+def checkpoint_predictor(model: VAEmotionLLM) -> Predictor[Any]:
+    """Make the predictor of a complete checkpoint, in torch."""
+    from export.to_onnx import device_parts
+
     engines = {role: TorchEngine(part) for role, part in device_parts(model).items()}
-    assert model.audio is not None
-    delimiters = model.audio.delimiters.detach().numpy()
+    delimiters = model.audio_pathway.delimiters.detach().numpy()
     return Predictor(
         checkpoint_constants(model), engines, TorchLanguageModel(model), model.tokenizer, delimiters
     )
+
+
+@contextmanager
+def load_predictor(model: Path) -> Generator[Predictor[Any]]:
+    """Open a bundle (a folder with ``manifest.json``) or a checkpoint (``config.json``) as a predictor."""
+    if (model / MANIFEST_FILE).is_file():
+        with open_predictor(model) as predictor:
+            yield predictor
+    elif (model / "config.json").is_file():
+        from vaemotion.model.checkpoint import load_checkpoint
+
+        yield checkpoint_predictor(load_checkpoint(model))
+    else:
+        raise UsageError(f"{model} is neither a bundle ({MANIFEST_FILE}) nor a checkpoint (config.json)")

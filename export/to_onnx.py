@@ -1,14 +1,14 @@
-"""A checkpoint's modules as ONNX: vision encoder, audio encoder (with pooling and projector), EmoAdapter.
+"""A checkpoint's modules as ONNX: vision encoder, audio encoder with pooling and projector, EmoAdapter.
 
-``torch.onnx.export(dynamo=True)``, opset 20, the batch as a named free dimension. Everything else is fixed, so that TensorRT
-needs no shape inference.
+In: a model. Out: files by ``torch.onnx.export(dynamo=True)``, opset 20, the batch as a named free dimension.
+All other sizes are fixed, so that TensorRT needs no shape inference.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,27 +18,24 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calibration.qdq import SCOPES
+from export.errors import ExportError
 from vaemotion.contract.bundle import TensorSpec
-from vaemotion.contract.errors import UserError
 from vaemotion.model.emo_adapter import CONSTRUCTS, EmoAdapter
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 OPSET = 20  # opset 23's Attention fails in ONNX Runtime's CPU provider and in TensorRT-RTX
-_TYPES = {torch.float32: "float32", torch.bool: "bool"}
-# The first three are what a work expresses, the last three what it induces.
-ADAPTER_OUTPUTS = (
-    "valence_arousal", "spread", "emotions", "enhanced_audio_tokens", "enhanced_visual_tokens",
-    "induced_valence_arousal", "induced_spread", "induced_emotions",
-)  # fmt: skip
-
-
-class ExportError(UserError):
-    """An export that could not be made, or is not what it must be."""
+EXPRESSED_OUTPUTS = ("valence_arousal", "spread", "emotions")
+TOKEN_OUTPUTS = ("enhanced_audio_tokens", "enhanced_visual_tokens")
+INDUCED_OUTPUTS = ("induced_valence_arousal", "induced_spread", "induced_emotions")
+ADAPTER_OUTPUTS = (*EXPRESSED_OUTPUTS, *TOKEN_OUTPUTS, *INDUCED_OUTPUTS)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module with example inputs by name (batch 2, so that the batch is not mistaken for a constant) and its outputs' names."""
+    """A module with example inputs by name and the names of its outputs.
+
+    The examples have batch 2, so that the batch is not mistaken for a constant.
+    """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
@@ -46,17 +43,26 @@ class Part:
 
 
 class DeviceAdapter(nn.Module):
-    """The EmoAdapter as the device reads it: each construct under its own names, and probabilities instead of logits. The runtime
-    publishes what is expressed; evaluation also asks for what is induced."""
+    """The EmoAdapter with the outputs that a device reads.
+
+    Each construct has names of its own, and emotions are probabilities. The runtime publishes the expressed
+    emotion; evaluation also reads the induced one.
+    """
 
     def __init__(self, adapter: EmoAdapter) -> None:
         super().__init__()
         self.adapter = adapter
 
     def forward(
-        self, audio_tokens: Tensor, audio_mask: Tensor, audio_age_s: Tensor, visual_tokens: Tensor,
-        visual_mask: Tensor, visual_age_s: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self,
+        audio_tokens: Tensor,  # (B, N_a, D)
+        audio_mask: Tensor,  # (B, N_a) bool
+        audio_age_s: Tensor,  # (B, N_a)
+        visual_tokens: Tensor,  # (B, N_v, D)
+        visual_mask: Tensor,  # (B, N_v) bool
+        visual_age_s: Tensor,  # (B, N_v)
+    ) -> tuple[Tensor, ...]:
+        """Compute ``ADAPTER_OUTPUTS`` in their order."""
         out = self.adapter(audio_tokens, audio_mask, audio_age_s, visual_tokens, visual_mask, visual_age_s)
         expressed, induced = (
             (out.valence_arousal[:, k], out.spread[:, k], out.emotion_logits[:, k].softmax(-1))
@@ -66,22 +72,18 @@ class DeviceAdapter(nn.Module):
 
 
 def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
-    """The parts that become engines, by role."""
-    if model.audio is None or model.adapter is None:
-        missing = "audio pathway" if model.audio is None else "EmoAdapter"
-        raise ExportError(
-            f"the checkpoint has no {missing}; run `vaemotion train align` and `vaemotion train emotion` first"
-        )
+    """Collect the parts that become engines, by role. Raises MissingPartError for an unfinished model."""
+    audio, adapter = model.audio_pathway, model.emo_adapter
     front_end, width = model.config.front_end, model.width
     side = front_end.image.side_px
     pixels = torch.zeros(2, 3, side, side)
     log_mel = torch.zeros(2, front_end.audio_window_frames, front_end.log_mel.n_mels)
-    n_audio, n_visual = model.audio.n_tokens, front_end.windows.frames * model.tokens_per_picture
+    n_audio, n_visual = audio.n_tokens, front_end.windows.frames * model.tokens_per_frame
     return {
         "vision_encoder": Part(model.vision, {"pixels": pixels}, ("tokens",)),
-        "audio_encoder": Part(model.audio, {"log_mel": log_mel}, ("tokens",)),
+        "audio_encoder": Part(audio, {"log_mel": log_mel}, ("tokens",)),
         "emo_adapter": Part(
-            DeviceAdapter(model.adapter),
+            DeviceAdapter(adapter),
             {
                 "audio_tokens": torch.zeros(2, n_audio, width),
                 "audio_mask": torch.ones(2, n_audio, dtype=torch.bool),
@@ -96,17 +98,16 @@ def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
 
 
 def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Write one part; returns its I/O contract. The batch dimension is asserted to be free."""
+    """Write one part as ONNX. Returns its inputs and outputs, whose only free dimension is the batch.
+
+    Raises ExportError for a part that ONNX cannot express, or that came out with other names or shapes.
+    """
     module = part.module.eval()
-    for inner in module.modules():
-        if isinstance(
-            inner, PreTrainedModel
-        ):  # the exporter guards the softmax of fused attention against NaN, at a tenth of the time
-            inner.set_attn_implementation("eager")  # (docs/decisions/0005-against-optimum.md)
+    use_eager_attention(module)
     dynamic = tuple({0: "batch"} for _ in part.inputs)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making; the result is checked below
+        warnings.simplefilter("ignore")  # the exporter warns about itself; the result is checked below
         try:
             torch.onnx.export(
                 module,
@@ -141,15 +142,26 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
     return inputs, outputs
 
 
+def use_eager_attention(module: nn.Module) -> None:
+    """Switch transformers' models from fused to plain attention, in place.
+
+    The exporter guards the softmax of fused attention against NaN, which costs a tenth of an engine's time
+    (docs/decisions/0005-against-optimum.md).
+    """
+    for inner in module.modules():
+        if isinstance(inner, PreTrainedModel):
+            inner.set_attn_implementation("eager")
+
+
 def _innermost(error: BaseException) -> str:
-    """The first line of what an exception came from: torch wraps it in pages about itself."""
+    """Return the first line of the exception behind the others: torch wraps it in pages."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:
-    """Of what the exporter notes beside each node only the module's name stays: stack traces are of this machine."""
+    """Keep only the module's name of each node's metadata: stack traces hold paths of this machine."""
     for node in model.graph.node:
         kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
         del node.metadata_props[:]
@@ -157,14 +169,15 @@ def _strip_metadata(model: onnx.ModelProto) -> None:
 
 
 def _nested(module: nn.Module, dynamic: tuple[dict[int, str], ...]) -> dict[str, dict[int, str]]:
-    """Free dimensions by the names of ``forward``'s parameters."""
+    """Name the free dimensions by the parameters of ``forward``."""
     names = module.forward.__code__.co_varnames[1 : 1 + len(dynamic)]
     return dict(zip(names, dynamic, strict=True))
 
 
-def tensor_specs(values: object) -> tuple[TensorSpec, ...]:
+def tensor_specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    """Read names, shapes and types of a graph's inputs or outputs."""
     specs: list[TensorSpec] = []
-    for value in values:  # type: ignore[attr-defined]
+    for value in values:
         tensor = value.type.tensor_type
         shape = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
         dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))

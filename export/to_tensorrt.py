@@ -1,7 +1,7 @@
-"""``vaemotion engines``: build a bundle's TensorRT engines ahead of time, on the device that will run them.
+"""``vaemotion engines``: build a bundle's TensorRT engines ahead of time, on the device that runs them.
 
-In: a bundle. Out: every engine in the cache, proved by the golden vectors, and a table of what each became. A run then starts at once. The
-building itself is the device's own (``runtime.tensorrt_build``): a run without this command does the same at its first start.
+In: a bundle. Out: every engine in the cache, verified by the golden vectors, and a table. A run then starts
+at once. Without this command, the first run builds the same engines (``runtime.engines.tensorrt.build``).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from runtime.engine_cache import BatchProfile, cache_folder
-from runtime.engine_io import EngineError, EngineUnavailable
-from runtime.engines import PRECISIONS, candidates
-from runtime.tensorrt_engine import TensorRtEngine
-from runtime.tensorrt_layers import Int8Report, int8_report
-from runtime.tensorrt_open import DEFAULT_PROFILE, TensorRt, find_tensorrt, open_tensorrt
+from runtime.engines.cache import BatchProfile, cache_folder
+from runtime.engines.io import EngineError, EngineUnavailable
+from runtime.engines.open import PRECISIONS, candidates
+from runtime.engines.tensorrt.engine import TensorRtEngine
+from runtime.engines.tensorrt.layers import Int8Report, int8_report
+from runtime.engines.tensorrt.open import DEFAULT_PROFILE, TensorRt, find_tensorrt, open_tensorrt
 from vaemotion.contract.bundle import ENGINE_ROLES, Component, Manifest, read_manifest, verify_files
 from vaemotion.contract.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Row:
-    """What became of one component: an engine with its ``int8`` layers, or the reason that there is none."""
+class EngineRow:
+    """Result for one component: an engine with its ``int8`` layers, or the reason why there is none."""
 
     component: Component
     seconds: float
@@ -35,7 +35,11 @@ class Row:
 
 
 def build_engines(bundle: Path, precision: str | None) -> None:
-    """``vaemotion engines``. Raises EngineError where this machine has no TensorRT, or an engine is missing in the end."""
+    """Build a bundle's engines and print a table.
+
+    Raises UsageError for a precision that TensorRT does not run, EngineError where this machine has no
+    TensorRT or an engine could not be built.
+    """
     if precision not in (None, *PRECISIONS["tensorrt"]):
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS['tensorrt'])}, got {precision!r}")
     manifest = read_manifest(bundle)
@@ -53,8 +57,8 @@ def build_all(
     manifest: Manifest,
     precision: str | None,
     profile: BatchProfile = DEFAULT_PROFILE,
-) -> list[Row]:
-    """Build or find the engine of every role in each precision of the bundle that TensorRT runs."""
+) -> list[EngineRow]:
+    """Build or find the engine of every role, in each precision of the bundle that TensorRT runs."""
     return [
         _row(found, bundle, manifest, component, profile)
         for role in ENGINE_ROLES
@@ -62,8 +66,8 @@ def build_all(
     ]
 
 
-def report(rows: list[Row]) -> None:
-    """Print what became of them; raises EngineError where one has no engine."""
+def report(rows: list[EngineRow]) -> None:
+    """Print the results. Raises EngineError where a component has no engine."""
     console = Console()
     console.print(table(rows))
     for row in rows:
@@ -77,18 +81,18 @@ def report(rows: list[Row]) -> None:
 
 def _row(
     found: TensorRt, bundle: Path, manifest: Manifest, component: Component, profile: BatchProfile
-) -> Row:
+) -> EngineRow:
     start_s = time.monotonic()
     try:
         engine: TensorRtEngine = open_tensorrt(found, bundle, manifest, component, profile)
     except EngineUnavailable as reason:
-        return Row(component, time.monotonic() - start_s, str(reason), None)
+        return EngineRow(component, time.monotonic() - start_s, str(reason), None)
     outcome = engine.announcement.removeprefix(f"{component.label}: ")
-    return Row(component, time.monotonic() - start_s, outcome, int8_report(engine.layers()))
+    return EngineRow(component, time.monotonic() - start_s, outcome, int8_report(engine.layers()))
 
 
-def table(rows: list[Row]) -> Table:
-    """The engines, for a terminal."""
+def table(rows: list[EngineRow]) -> Table:
+    """Return the engines as a table for a terminal."""
     made = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for column in ("role", "precision", "s", "INT8", "outcome"):
         made.add_column(column, no_wrap=column != "outcome")

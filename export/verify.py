@@ -1,12 +1,15 @@
-"""Verification: every edge of an export, and the whole chain, on real inputs.
+"""Verification of a bundle against its checkpoint, on real inputs.
 
-Edges: torch → ONNX Runtime for each engine, torch → GGUF logits with embeddings as input, tokenizers → llama.cpp, and
-picture and sound → answers and affect through everything.
+In: a bundle and the checkpoint's model. Out: an `Edge` for each comparison: torch → ONNX Runtime for each
+engine, torch → GGUF logits with embeddings as input, tokenizers → llama.cpp, and the whole chain from video
+frames and sound to answers and affect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +19,16 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from export.gguf_quality import kl_and_top1
-from export.predictors import TorchLanguageModel, checkpoint_constants, checkpoint_predictor
-from runtime.engines import OnnxRuntimeEngine
-from runtime.llama import tokenise
-from runtime.predictor import Constants, Predictor, adapter_inputs, open_predictor
-from runtime.self_test import (
-    ENGINE_TOLERANCE,
-    LOGIT_TOLERANCE,
-    Edge,
-    VerificationError,
-    golden_edges,
-    open_language_model,
-    relative_difference,
-    report,
-)
+from export.clips import CLIPS, engine_inputs, held_out_clips, language_prompts
+from export.gguf.quality import kl_and_top1
+from export.predictors import checkpoint_constants, checkpoint_predictor, full_logits
+from runtime.commands.verify import Edge, VerificationError, golden_edges, report
+from runtime.engines.golden import ENGINE_TOLERANCE, LOGIT_TOLERANCE, relative_difference
+from runtime.engines.language_model import open_language_model
+from runtime.engines.llama import tokenize
+from runtime.engines.open import OnnxRuntimeEngine
+from runtime.perception.predictor import Constants, Predictor, open_predictor
 from vaemotion.contract import prompts
-from vaemotion.contract.audio import log_mel
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     Component,
@@ -42,24 +38,22 @@ from vaemotion.contract.bundle import (
     sha256_of,
     verify_files,
 )
-from vaemotion.contract.front_end import PATHS, Clip, EncoderInputs, window_at
-from vaemotion.contract.image import prepare_frame
+from vaemotion.contract.front_end import PATHS, Clip
 from vaemotion.contract.prediction import Prediction, Question
-from vaemotion.data.instructions import procedural_clip
-from vaemotion.data.procedural_art import CONTENT_CLASSES, draw_frame, sample_work, synthesise, work_seed
+from vaemotion.data.art.art import CONTENT_CLASSES
 from vaemotion.model.checkpoint import load_checkpoint
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 Array = npt.NDArray[Any]
-CLIPS = 40  # held-out works on which an export is compared with its checkpoint
-CLIP_S = 3.2
+LOGIT_CLIPS = 10  # of the clips, those on which logits are compared
 AGREEMENT = 0.99  # share of questions with the same answer
 AFFECT_TOLERANCE = 1e-3
-# Of the precisions that the machine prefers, which the export has judged on many more windows: this tells broken from coarse.
+# For the precisions that the machine prefers. The export judges them on many more windows: these limits only
+# tell a broken engine from a coarse one.
 COARSE_AGREEMENT, COARSE_AFFECT_TOLERANCE = 0.5, 0.25
 LARGEST_KL_NATS = 0.05
-PROFILE_BATCHES = (1, 8)  # least and most of TensorRT's profile; the least is also what it is tuned for
-LEAST_COSINE_WIDTH = 16  # two numbers have no angle worth measuring
+PROFILE_BATCHES = (1, 8)  # least and most of TensorRT's profile; it is tuned for the least
+LEAST_COSINE_WIDTH = 16  # the angle between shorter rows says nothing
 QUESTIONS = (
     Question(prompts.CONTENT.text, CONTENT_CLASSES, "content"),
     Question(prompts.AROUSAL.text, prompts.AROUSAL_WORDS, "emotion"),
@@ -75,224 +69,206 @@ TOKENIZER_CORPUS = (
 
 
 def verify(bundle: Path, against: Path) -> None:
-    """``vaemotion verify --against``: every edge between the bundle and a checkpoint, golden vectors included.
+    """Compare a bundle with a checkpoint, golden vectors included, and print a table of the comparisons.
 
-    Raises BundleError or VerificationError; prints the table of what was compared.
+    Raises BundleError for a damaged bundle, VerificationError for a difference that is too large.
     """
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
     model = load_checkpoint(against)
     if sha256_of(against / "config.json") != manifest.lineage["checkpoint_config_sha256"]:
         Console(stderr=True).print(
-            f"[yellow]{bundle} was not exported from {against}[/]; comparing all the same"
+            f"[yellow]{bundle} was not exported from {against}[/]; they are compared nevertheless"
         )
     report(bundle, verify_against(bundle, model))
 
 
-# --- golden vectors ---------------------------------------------------------------------------------------------------
-
-
-def golden_vectors(model: VAEmotionLLM) -> dict[str, Array]:
-    """Inputs and the outputs they must give, computed in torch from one held-out work; names are ``what/tensor``."""
-    work = sample_work(work_seed("validation", 0))
-    front_end = model.config.front_end
-    samples, picture = synthesise(work, 1.0), draw_frame(work, 1.0)
-    golden: dict[str, Array] = {
-        "log_mel/samples": samples,
-        "log_mel/output": log_mel(samples, front_end.log_mel),
-        "pixels/picture": picture,
-        "pixels/output": prepare_frame(picture, front_end.image),
-    }
-    predictor = checkpoint_predictor(model)
-    inputs = engine_inputs(predictor, held_out_clips(model, 1))
-    for role in ENGINE_ROLES:
-        outputs = predictor.engines[role].run(inputs[role])
-        golden |= {f"{role}/in/{name}": array for name, array in inputs[role].items()}
-        golden |= {f"{role}/out/{name}": array for name, array in outputs.items()}
-    prompt = language_prompts(predictor, held_out_clips(model, 1))[0]
-    golden["language_model/in/embeddings"] = prompt
-    golden["language_model/out/logits"] = full_logits(predictor.language_model, predictor, prompt)[-1:]
-    return golden
-
-
-# --- edges to the checkpoint -------------------------------------------------------------------------------------------
-
-
 def verify_against(bundle: Path, model: VAEmotionLLM, count: int = CLIPS) -> list[Edge]:
-    """Every edge between a bundle and the checkpoint it came from on ``count`` clips, golden vectors first."""
+    """Compare a bundle with the model it was exported from, on ``count`` clips; golden vectors first.
+
+    Raises VerificationError for a model with other constants.
+    """
     manifest = read_manifest(bundle)
-    reference = checkpoint_predictor(model)
     if checkpoint_constants(model) != Constants.of(manifest):
         raise VerificationError(
-            "the bundle's constants are not the checkpoint's: they are of different models"
+            "the bundle and the checkpoint have different constants: they are of different models"
         )
-    clips = held_out_clips(model, count)
     edges = golden_edges(bundle, manifest)
-    edges += engine_edges(bundle, manifest, reference, clips)
-    edges += logit_edges(bundle, manifest, reference, clips[:10])
-    edges += tokenizer_edges(bundle, manifest, model.tokenizer)
-    return edges + chain_edges(bundle, manifest, reference, clips)
+    return edges + [edge for check in checks(bundle, manifest, model, count) for edge in check.run()]
 
 
-def held_out_clips(model: VAEmotionLLM, count: int) -> list[Clip]:
-    """Clips of procedural works that no training and no calibration sees."""
-    hop_s = model.config.front_end.windows.frame_hop_s
-    return [procedural_clip(sample_work(work_seed("validation", i)), CLIP_S, hop_s) for i in range(count)]
+@dataclass(frozen=True)
+class Check:
+    """One group of comparisons. ``components``: the files that it opens; ``clips``: how many it runs on."""
+
+    name: str
+    components: tuple[Component, ...]
+    clips: int
+    run: Callable[[], list[Edge]]
 
 
-def engine_inputs(predictor: Predictor, clips: Sequence[Clip]) -> dict[str, dict[str, Array]]:
-    """Real inputs of each engine, one row per clip (the paths in turn for the adapter)."""
-    front_end = predictor.constants.front_end
-    windows = [window_at(clip, clip.duration_s, "audio-visual", front_end) for clip in clips]
-    rows: list[dict[str, Array]] = []
-    for index, clip in enumerate(clips):
-        inputs = window_at(clip, clip.duration_s, PATHS[index % len(PATHS)], front_end)
-        rows.append(dict(adapter_inputs(predictor.encode(inputs), predictor.constants)))
-    return {
-        "vision_encoder": {"pixels": np.concatenate([w.pixels[-1:] for w in windows])},
-        "audio_encoder": {"log_mel": np.concatenate([w.log_mel for w in windows])},
-        "emo_adapter": {name: np.concatenate([row[name] for row in rows]) for name in rows[0]},
-    }
+def checks(bundle: Path, manifest: Manifest, model: VAEmotionLLM, count: int) -> list[Check]:
+    """List the comparisons of a bundle with its checkpoint on ``count`` clips. Nothing runs yet."""
+    reference = _Reference(model, count)
+    tables = tuple(c for c in manifest.components if c.precision == "none")
+    engines = [c for c in manifest.components if c.role in ENGINE_ROLES]
+    language_models = [c for c in manifest.components if c.role == "language_model"]
+    listed = [
+        Check(f"engine {c.label}", (c,), count, partial(_engine_edges, bundle, c, reference)) for c in engines
+    ]
+    for component in language_models:
+        compare = partial(_logit_edges, bundle, manifest, component, reference)
+        listed.append(
+            Check(f"logits {component.label}", (component, *tables), min(count, LOGIT_CLIPS), compare)
+        )
+    first = manifest.component("language_model")
+    compare = partial(_tokenizer_edges, component_path(bundle, first), model.tokenizer)
+    listed.append(Check(f"tokenizer {first.label}", (first,), 0, compare))
+    fp32 = [manifest.component(role, "fp32") for role in ENGINE_ROLES]
+    opened = (*fp32, manifest.component("language_model", "F16"), *tables)
+    listed.append(Check("chain FP32", opened, count, partial(_fp32_chain_edges, bundle, reference)))
+    if len({c.precision for c in engines}) > 1:
+        compare = partial(_preferred_chain_edges, bundle, reference)
+        listed.append(Check("chain as preferred", (*engines, *language_models, *tables), count, compare))
+    return listed
 
 
-def engine_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: Sequence[Clip]) -> list[Edge]:
-    """torch → ONNX Runtime for every engine file, at the batches that TensorRT's profile names and at that of all clips."""
-    inputs = engine_inputs(reference, clips)
+class _Reference:
+    """The checkpoint in torch with its held-out clips, made when a comparison needs them."""
+
+    def __init__(self, model: VAEmotionLLM, count: int) -> None:
+        self._model, self._count = model, count
+
+    @cached_property
+    def predictor(self) -> Predictor[Any]:
+        return checkpoint_predictor(self._model)
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        return held_out_clips(self._model.config.front_end, self._count)
+
+    @cached_property
+    def inputs(self) -> dict[str, dict[str, Array]]:
+        """Inputs of each engine by role, one row for each clip."""
+        return engine_inputs(self.predictor, self.clips)
+
+    @cached_property
+    def prompts(self) -> list[npt.NDArray[np.float32]]:
+        return language_prompts(self.predictor, self.clips[:LOGIT_CLIPS])
+
+    @cached_property
+    def logits(self) -> Array:
+        """Logits of every position of all prompts behind their prefix, (n, vocab)."""
+        return np.concatenate([full_logits(self.predictor, prompt) for prompt in self.prompts])
+
+
+def _engine_edges(bundle: Path, component: Component, reference: _Reference) -> list[Edge]:
+    """Compare an engine file with torch, at the batches of TensorRT's profile and at that of all clips."""
+    engine = OnnxRuntimeEngine(component_path(bundle, component), component)
+    inputs = reference.inputs[component.role]
     edges: list[Edge] = []
-    for component in (c for c in manifest.components if c.role in ENGINE_ROLES):
-        engine = OnnxRuntimeEngine(component_path(bundle, component), component)
-        for batch in sorted({min(size, len(clips)) for size in (*PROFILE_BATCHES, len(clips))}):
-            arrays = {name: array[:batch] for name, array in inputs[component.role].items()}
-            expected, got = reference.engines[component.role].run(arrays), engine.run(arrays)
-            edges.append(engine_edge(component, batch, expected, got))
+    for batch in sorted(
+        {min(size, len(reference.clips)) for size in (*PROFILE_BATCHES, len(reference.clips))}
+    ):
+        arrays = {name: array[:batch] for name, array in inputs.items()}
+        expected, got = reference.predictor.engines[component.role].run(arrays), engine.run(arrays)
+        edges.append(engine_edge(component, batch, expected, got))
     return edges
 
 
 def engine_edge(
     component: Component, batch: int, expected: Mapping[str, Array], got: Mapping[str, Array]
 ) -> Edge:
-    """All outputs of one engine. A bundle from before the induced outputs lacks them; what it has is compared."""
+    """Compare all outputs of one engine, by name.
+
+    A bundle of a version before the induced outputs lacks them; the outputs that it has are compared.
+    """
     pairs = [relative_difference(expected[name], value) for name, value in got.items()]
     rows = [(expected[n].reshape(batch, -1), v.reshape(batch, -1)) for n, v in got.items()]
     cosines = np.concatenate([row_cosines(a, b) for a, b in rows if a.shape[1] >= LEAST_COSINE_WIDTH])
     return Edge(
-        "engine", f"{component.role}/{component.precision}", f"engine, batch {batch}", max(p[0] for p in pairs),
-        ENGINE_TOLERANCE[component.precision], max(p[1] for p in pairs), cosine_min=float(cosines.min()),
-        cosine_p1=float(np.quantile(cosines, 0.01)), sqnr_db=min(sqnr_db(a, b) for a, b in rows),
-    )  # fmt: skip
+        "engine",
+        f"{component.role}/{component.precision}",
+        f"engine, batch {batch}",
+        max(pair[0] for pair in pairs),
+        ENGINE_TOLERANCE[component.precision],
+        max(pair[1] for pair in pairs),
+        cosine_min=float(cosines.min()),
+        cosine_p1=float(np.quantile(cosines, 0.01)),
+        sqnr_db=min(sqnr_db(a, b) for a, b in rows),
+    )
 
 
 def row_cosines(expected: Array, got: Array) -> Array:
-    """Cosine of each pair of rows, (n,)."""
+    """Compute the cosine of each pair of rows, (n,)."""
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
     return (expected * got).sum(1) / np.maximum(norms, 1e-12)
 
 
 def sqnr_db(expected: Array, got: Array) -> float:
-    """Signal to quantisation noise, in dB; 200 where there is no noise."""
+    """Compute the ratio of signal to quantization noise in dB; 200 where there is no noise."""
     noise = float(np.square(expected - got, dtype=np.float64).sum())
     return 200.0 if noise == 0 else float(10 * np.log10(np.square(expected, dtype=np.float64).sum() / noise))
 
 
-def language_prompts(predictor: Predictor, clips: Sequence[Clip]) -> list[npt.NDArray[np.float32]]:
-    """Prompts with real audio and visual embeddings, prefix included, (n, D) each."""
-    prefix = predictor.language_model.embed(predictor.token_ids(predictor.constants.prompt.prefix))
-    prompted: list[npt.NDArray[np.float32]] = []
-    for clip in clips:
-        plain = predictor.encode(
-            window_at(clip, clip.duration_s, "audio-visual", predictor.constants.front_end)
-        )
-        prompted.append(np.concatenate([prefix, predictor.prompt(plain, prompts.CONTENT.text)]))
-    return prompted
+def _logit_edges(bundle: Path, manifest: Manifest, component: Component, reference: _Reference) -> list[Edge]:
+    """Compare a GGUF file's logits with torch's, of every position behind the prefix."""
+    predictor = reference.predictor
+    prefix_length = len(predictor.token_ids(predictor.constants.prompt.prefix))
+    with open_language_model(bundle, manifest, component, f32_kv=True) as language_model:
+        rows = [language_model.logits(p, all_positions=True)[prefix_length:] for p in reference.prompts]
+    expected, got = reference.logits, np.concatenate(rows)  # (n, vocab)
+    difference = np.abs(expected - got)
+    same = float((expected.argmax(-1) == got.argmax(-1)).mean())
+    key, allowed = f"language_model/{component.precision}", LOGIT_TOLERANCE[component.precision]
+    worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
+    kl = kl_and_top1(expected, got)
+    return [
+        Edge("logits", key, f"logits, top-1 {same:.1%}", worst, allowed, float(difference.mean())),
+        Edge("logits", key, "KL in nats, mean (p99)", kl.mean_kl_nats, LARGEST_KL_NATS, kl.p99_kl_nats),
+    ]
 
 
-def narrator_prompt(predictor: Predictor[Any], inputs: EncoderInputs) -> npt.NDArray[np.float32]:
-    """What the narrator's language model is given for a window, prefix and emotion-enhanced tokens included, (n, D)."""
-    prefix = predictor.language_model.embed(predictor.token_ids(predictor.constants.prompt.prefix))
-    _, enhanced = predictor.adapt(predictor.encode(inputs))
-    return np.concatenate([prefix, predictor.prompt(enhanced, prompts.CAPTION.text)])
-
-
-def full_logits(language_model: Any, predictor: Predictor, prompt: npt.NDArray[np.float32]) -> Array:
-    """The reference's logits of every position of a prompt that holds its own prefix, (n, vocab)."""
-    assert isinstance(language_model, TorchLanguageModel)
-    kept = predictor.language_model.embed(predictor.token_ids(predictor.constants.prompt.prefix))
-    return language_model.logits(prompt[len(kept) :])
-
-
-def logit_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: Sequence[Clip]) -> list[Edge]:
-    """torch → GGUF: logits of every position behind the prefix, embeddings as input."""
-    edges: list[Edge] = []
-    prompted = language_prompts(reference, clips)
-    prefix_length = len(reference.token_ids(reference.constants.prompt.prefix))
-    expected = np.concatenate([full_logits(reference.language_model, reference, p) for p in prompted])
-    for component in (c for c in manifest.components if c.role == "language_model"):
-        with open_language_model(bundle, manifest, component) as language_model:
-            rows = [language_model.logits(p, all_positions=True)[prefix_length:] for p in prompted]
-        got = np.concatenate(rows)
-        difference = np.abs(expected - got)
-        same = float((expected.argmax(-1) == got.argmax(-1)).mean())
-        key, allowed = f"language_model/{component.precision}", LOGIT_TOLERANCE[component.precision]
-        worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
-        edges.append(
-            Edge("logits", key, f"logits, top-1 {same:.1%}", worst, allowed, float(difference.mean()))
-        )
-        kl = kl_and_top1(expected, got)
-        edges.append(
-            Edge("logits", key, "KL in nats, mean (p99)", kl.mean_kl_nats, LARGEST_KL_NATS, kl.p99_kl_nats)
-        )
-    return edges
-
-
-def tokenizer_edges(bundle: Path, manifest: Manifest, tokenizer: Tokenizer) -> list[Edge]:
-    """llama.cpp's own tokenizer, from the GGUF's metadata, against ``tokenizers``: share of equal texts."""
-    component = manifest.component("language_model")
+def _tokenizer_edges(gguf: Path, tokenizer: Tokenizer) -> list[Edge]:
+    """Compare llama.cpp's tokenizer, from the GGUF's metadata, with ``tokenizers``: share of equal texts."""
     corpus = [
         *TOKENIZER_CORPUS,
         *(prompts.PromptTemplate().question_text(q.text) for q in prompts.STANDARD_QUESTIONS),
     ]
-    normalise = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
-    theirs = tokenise(component_path(bundle, component), [normalise(text) for text in corpus])
+    normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    theirs = tokenize(gguf, [normalize(text) for text in corpus])
     ours = [tokenizer.encode(text, add_special_tokens=False).ids for text in corpus]
     share = float(np.mean([a == b for a, b in zip(ours, theirs, strict=True)]))
-    return [
-        Edge(
-            "tokenizer",
-            "language_model",
-            "share of texts llama.cpp tokenises alike",
-            share,
-            1.0,
-            share,
-            at_least=True,
-        )
-    ]
+    what = "share of texts llama.cpp tokenises alike"
+    return [Edge("tokenizer", "language_model", what, share, 1.0, share, at_least=True)]
 
 
-def chain_edges(bundle: Path, manifest: Manifest, reference: Predictor, clips: Sequence[Clip]) -> list[Edge]:
-    """Picture and sound → answers and affect, on every path: the bundle in FP32 against the checkpoint, and as this machine would run it."""
+def _fp32_chain_edges(bundle: Path, reference: _Reference) -> list[Edge]:
     with open_predictor(bundle, precision="fp32", language_type="F16", warn=False) as predictor:
-        edges = _chain_edges("fp32", predictor, reference, clips, AGREEMENT, AFFECT_TOLERANCE)
-    if len({c.precision for c in manifest.components if c.role in ENGINE_ROLES}) > 1:
-        with open_predictor(bundle, warn=False) as predictor:
-            edges += _chain_edges(
-                "preferred", predictor, reference, clips, COARSE_AGREEMENT, COARSE_AFFECT_TOLERANCE
-            )
-    return edges
+        return _chain_edges("fp32", predictor, reference, AGREEMENT, AFFECT_TOLERANCE)
+
+
+def _preferred_chain_edges(bundle: Path, reference: _Reference) -> list[Edge]:
+    """Compare the chain in the precisions that this machine would run."""
+    with open_predictor(bundle, warn=False) as predictor:
+        return _chain_edges("preferred", predictor, reference, COARSE_AGREEMENT, COARSE_AFFECT_TOLERANCE)
 
 
 def _chain_edges(
-    name: str, predictor: Predictor, reference: Predictor, clips: Sequence[Clip], agreement: float, tolerance: float
-) -> list[Edge]:  # fmt: skip
+    name: str, predictor: Predictor[Any], reference: _Reference, agreement: float, tolerance: float
+) -> list[Edge]:
+    """Compare answers and affect of two predictors on every clip and path."""
     same: list[bool] = []
     affect: list[list[float]] = []
-    for clip in track(clips, f"whole chain, {name}", console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    for clip in track(reference.clips, f"whole chain, {name}", console=console, transient=True):
         for path in PATHS:
-            expected, got = reference(clip, path, QUESTIONS), predictor(clip, path, QUESTIONS)
+            expected, got = reference.predictor(clip, path, QUESTIONS), predictor(clip, path, QUESTIONS)
             same += [
                 int(a.argmax()) == int(b.argmax()) for a, b in zip(expected.answers, got.answers, strict=True)
             ]
             affect.append(affect_difference(expected, got))
-    differences = np.array(affect)  # (clips * paths, 2, or 4 with what is induced)
+    differences = np.array(affect)  # (clips * paths, 2, or 4 with the induced emotion)
     alike = float(np.mean(same))
     what = f"share of {len(same)} answers alike"
     edges = [Edge("chain", f"chain/{name}", what, alike, agreement, alike, at_least=True)]
@@ -304,8 +280,8 @@ def _chain_edges(
 
 
 def affect_difference(expected: Prediction, got: Prediction) -> list[float]:
-    """Absolute differences of valence and arousal, expressed and then induced where both have it."""
-    pairs = [(expected.affect, got.affect)]
+    """Compute the absolute differences of valence and arousal: expressed, then induced where both have it."""
+    pairs: Sequence[tuple[Any, Any]] = [(expected.affect, got.affect)]
     if expected.induced is not None and got.induced is not None:
-        pairs.append((expected.induced, got.induced))
+        pairs = [*pairs, (expected.induced, got.induced)]
     return [abs(getattr(a, name) - getattr(b, name)) for a, b in pairs for name in ("valence", "arousal")]

@@ -1,7 +1,8 @@
-"""Mailboxes between the runtime's threads: bounded, with a stated policy for when they are full, and nothing lost in silence.
+"""Bounded mailboxes between the runtime's threads, each with a stated policy for when it is full.
 
-In: items from any number of threads. Out: the same items in order, to any number of threads. Between live stages stands a
-``LatestSlot`` or a ``Ring`` that drops its oldest item and counts it; behind a file a ``Ring`` that makes the producer wait.
+In: items from any number of threads. Out: the same items in order, to any number of threads. Between
+live stages stands a ``LatestSlot`` or a ``BoundedQueue`` that drops its oldest item and counts it.
+Behind a file stands a ``BoundedQueue`` that makes the producer wait, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """Nothing more can be put into this mailbox, or will come out of it."""
+    """The mailbox is closed: nothing more can be put in, or nothing more will come out."""
 
 
-class Ring(Generic[T]):
-    """A queue of at most ``capacity`` items, none of them None, that is safe to share between threads.
+class BoundedQueue(Generic[T]):
+    """A thread-safe queue of at most ``capacity`` items, none of them None.
 
-    ``when_full``: "wait" makes ``put`` wait for room, "drop-oldest" makes room at once, and ``dropped`` counts what was lost.
+    ``when_full``: "wait" makes ``put`` wait for room; "drop-oldest" makes room at once and counts the
+    lost item in ``dropped``.
     """
 
     def __init__(self, capacity: int, when_full: Literal["wait", "drop-oldest"]) -> None:
-        """Raises ValueError unless ``capacity`` is at least 1."""
+        """Make an empty queue. Raises ValueError unless ``capacity`` is at least 1."""
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
         self.capacity = capacity
@@ -37,20 +39,23 @@ class Ring(Generic[T]):
 
     @property
     def dropped(self) -> int:
-        """How many items were dropped untaken to make room."""
+        """Number of items that were dropped untaken to make room."""
         return self._dropped
 
     @property
     def deepest(self) -> int:
-        """The most items that were ever inside."""
+        """Largest number of items that were ever inside."""
         return self._deepest
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: T, timeout_s: float = 0.0) -> bool:
-        """Append an item. False when there was no room within ``timeout_s``: the item is then still the caller's, who may try
-        again. With "drop-oldest" always True, and at once. Raises Closed after ``close`` or ``fail``, also while it waits."""
+        """Append an item and return True, or False when there was no room within ``timeout_s``.
+
+        After False the item is still the caller's, who may try again. With "drop-oldest" the result is
+        always True, and at once. Raises Closed after ``close`` or ``fail``, also while it waits.
+        """
         assert item is not None, "None is what take returns when nothing came"
         with self._changed:
             if self.when_full == "wait":
@@ -68,8 +73,11 @@ class Ring(Generic[T]):
             return True
 
     def take(self, timeout_s: float) -> T | None:
-        """The oldest item, or None when none came within ``timeout_s``. Raises what ``fail`` was given as soon as it is, whatever
-        is still inside, and Closed when the mailbox is closed and empty."""
+        """Remove and return the oldest item, or None when none came within ``timeout_s``.
+
+        Raises the error given to ``fail`` at once, whatever is still inside, and Closed when the
+        mailbox is closed and empty.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._items) > 0, timeout_s)
             self._check_open()
@@ -79,7 +87,7 @@ class Ring(Generic[T]):
             return self._items.popleft()
 
     def take_all(self) -> list[T]:
-        """Everything inside, oldest first, without waiting. Raises as ``take`` does."""
+        """Remove and return all items, oldest first, without waiting. Raises as ``take`` does."""
         with self._changed:
             self._check_open()
             items = list(self._items)
@@ -88,13 +96,13 @@ class Ring(Generic[T]):
             return items
 
     def close(self) -> None:
-        """The end: whoever waits is woken, takers get what is still inside and then Closed."""
+        """Close the mailbox and wake all waiting threads; takers get what is inside, then Closed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """A worker has failed: whoever waits is woken, and every taker gets this very error. The first one stays."""
+        """Close the mailbox with a worker's error, which every taker raises. The first error stays."""
         with self._changed:
             if self._error is None:
                 self._error = error
@@ -105,15 +113,15 @@ class Ring(Generic[T]):
         return self._closed or self._error is not None
 
     def _check_open(self) -> None:
-        """For takers, with the lock held."""
+        """Raise the error or Closed, for takers that hold the lock."""
         if self._error is not None:
             raise self._error
         if self._closed and not self._items:
             raise Closed
 
 
-class LatestSlot(Ring[T]):
-    """Room for one item: ``put`` replaces what is there, and ``dropped`` counts what was replaced unseen."""
+class LatestSlot(BoundedQueue[T]):
+    """A mailbox for one item: ``put`` replaces what is inside and counts it in ``dropped``."""
 
     def __init__(self) -> None:
         super().__init__(1, "drop-oldest")

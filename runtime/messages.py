@@ -1,11 +1,13 @@
-"""Messages that travel between the rooms of the runtime: frozen, and stamped with the runtime's one clock.
+"""Messages that travel between the parts of the runtime: frozen, and stamped with the run's clock.
 
-Every ``*_s`` is in seconds since the run began: on a file the media time, on live sources the monotonic clock's. Wall-clock
-time appears only in ``End``. A timeline is these messages as JSON lines (``record``), one object a line, in order.
+Every ``*_s`` is in seconds since the run began: on a file the media time, on live sources the monotonic
+clock. Wall-clock time appears only in ``End``. A timeline holds these messages as JSON lines (``record``), in
+order.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,22 +18,26 @@ import numpy.typing as npt
 
 TIMELINE_SCHEMA = 1
 
-
 Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture as it came. ``time_s``: when it was shown or taken; ``end_s``: until when it is shown, where that is known.
-    ``picture()``: (H, W, 3) uint8 RGB, upright, converted only when somebody looks; where several threads look, see ``once``."""
+    """A frame of a film or camera."""
 
+    # Start of display in a file; arrival from a camera.
     time_s: float
+    # Returns (H, W, 3) uint8 RGB, upright. Conversion happens in this call; for several threads see ``once``.
     picture: Callable[[], Picture]
+    # End of display, 0 where it is not known.
     end_s: float = 0.0
 
 
 def once(convert: Callable[[], Picture]) -> Callable[[], Picture]:
-    """A conversion that is done at most once, by whichever thread looks first: FFmpeg hangs when two convert the same picture."""
+    """Return a callable that converts at most once, whichever thread asks first.
+
+    FFmpeg hangs when two threads convert the same frame.
+    """
     lock, kept = threading.Lock(), list[Picture]()
 
     def picture() -> Picture:
@@ -45,20 +51,23 @@ def once(convert: Callable[[], Picture]) -> Callable[[], Picture]:
 
 @dataclass(frozen=True)
 class Sound:
-    """A block of sound: (n,) float32, one channel at 16 kHz. ``time_s``: when its last sample had come."""
+    """A block of sound."""
 
+    # Time of its last sample.
     time_s: float
+    # (n,) float32 in [-1, 1], one channel at 16 kHz.
     samples: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Start:
-    """The first message: what runs on what. ``engines``: one line each, with the reason for the choice."""
+    """The first message: bundle, source and engines."""
 
     bundle: str
     bundle_sha256: str
     source: str
     pace: str
+    # One line each, with the reason for the choice.
     engines: tuple[str, ...]
     lineage: dict[str, Any]
     version: str
@@ -67,52 +76,58 @@ class Start:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the work expresses at ``time_s``, the time of the newest evidence.
+    """The affect that the work expresses at one time."""
 
-    Valence and arousal in [-1, 1], their predictive standard deviations, a distribution over the emotion vocabulary. ``path``:
-    "audio", "visual" or "audio-visual"; the age of each modality's newest evidence, None where it is absent.
-    ``latency_ms``: from that evidence to here, None at ``--pace max``, whose clock is simulated.
-
-    ``confidence``: calibrated probability of the strongest emotion; ``valence_interval``, ``arousal_interval``: half the width of
-    the interval that holds the label 90 times in 100 (split conformal prediction, Vovk et al. 2005). None where the bundle has no calibration
-    of confidence. ``label``: the emotion that a show has committed to, ``state``: its state (``runtime.show``); None without a show.
-    """
-
+    # Time of the newest evidence.
     time_s: float
+    # Each in [-1, 1].
     valence: float
     arousal: float
+    # Predictive standard deviations.
     valence_sd: float
     arousal_sd: float
+    # Probability of each emotion of the vocabulary.
     emotions: dict[str, float]
+    # "audio", "visual" or "audio-visual".
     path: str
+    # Age of each modality's newest evidence; None where the modality is absent.
     visual_age_s: float | None
     audio_age_s: float | None
+    # From the newest evidence to publication; None at ``--pace max``, whose clock is simulated.
     latency_ms: float | None = None
+    # Calibrated probability of the strongest emotion; None where the bundle has no calibration of confidence.
     confidence: float | None = None
+    # Half the width of the interval that holds the label 90 times in 100 (split conformal prediction, Vovk et
+    # al. 2005); None where the bundle has no calibration of confidence.
     valence_interval: float | None = None
     arousal_interval: float | None = None
+    # The emotion that the show has committed to; None without a show.
     label: str | None = None
+    # The show's state (``runtime.show.show``); None without a show.
     state: str | None = None
 
 
 @dataclass(frozen=True)
 class Narration:
-    """A sentence about the reading at ``about_s``, ``age_s`` old when it was published at ``time_s``. ``complete`` is False when it was
-    cancelled or ran into its limit."""
+    """A sentence about one reading."""
 
+    # Time of publication.
     time_s: float
+    # Time of the reading.
     about_s: float
     text: str
+    # False when it was cancelled or reached its token limit.
     complete: bool
 
     @property
     def age_s(self) -> float:
+        """Seconds from the reading to publication."""
         return self.time_s - self.about_s
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a technician should know: a damaged packet, a modality that came or went, a drop."""
+    """A sentence for a technician: a damaged packet, a modality that came or went, a drop."""
 
     time_s: float
     text: str
@@ -120,60 +135,80 @@ class Notice:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A camera or a microphone. ``state``: "none" (not configured), "absent" (never seen yet), "live", "frozen", "lost";
-    ``age_s``: of its newest evidence, None while there is none; ``losses``: how often it was lost or froze."""
+    """State of a camera or microphone."""
 
+    # "none" (not configured), "absent" (no evidence yet), "live", "frozen" or "lost".
     state: str = "none"
+    # Age of its newest evidence; None while there is none.
     age_s: float | None = None
+    # Count of times that it was lost or froze.
     losses: int = 0
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a technician should know once a second, also when nothing is perceived.
+    """Health of a run, once a second, also while nothing is perceived."""
 
-    ``state``: "running", "muted", or the show's (``runtime.show``); ``beat``: whole seconds of the run's clock; ``realtime_ratio``: of that clock
-    to the wall's since the last status; ``skew_ms``: newest sound minus newest picture, None unless both are live; ``drift_ppm``: of the
-    microphone's clock; ``latency_p99_ms``: from a moment to its reading, while no narration is made, and ``…_narrating_ms`` while one is; ``clock_synchronised``: whether the wall clock is, None where nobody knows;
-    ``narrator``: "on", "slowed" or "off".
-    """
-
+    # Time of the run's clock.
     time_s: float
+    # "running", "muted", or the show's state (``runtime.show.show``).
     state: str
+    # Whole seconds of the run's clock.
     beat: int
+    # Since the run began, by the wall clock.
     uptime_s: float
+    # Seconds of the run's clock per second of the wall clock since the last status.
     realtime_ratio: float
+    # Count of readings published.
     readings: int
     muted: bool
+    # Time that sound will still be ignored, as a control asked.
     ignoring_audio_s: float
+    # Count of controls applied.
     controls: int
+    # Count of packets that were no control.
     controls_ignored: int
+    # Count of ticks left out because this machine was behind.
     dropped_moments: int
+    # Count of messages that this sink did not get.
     dropped_messages: int = 0
     camera: DeviceStatus = DeviceStatus()
     microphone: DeviceStatus = DeviceStatus()
+    # Newest sound minus newest frame; None unless both are live.
     skew_ms: float | None = None
+    # Drift of the microphone's clock, in parts per million; None while it is not known.
     drift_ppm: float | None = None
+    # 99th percentile from a tick to its reading, while no narration is made; None before there is one.
     latency_p99_ms: float | None = None
+    # The same while a narration is made.
     latency_p99_narrating_ms: float | None = None
+    # Synchronization of the wall clock; None where the system does not tell.
     clock_synchronised: bool | None = None
+    # "on", "slowed" or "off".
     narrator: str = "off"
 
 
 @dataclass(frozen=True)
 class End:
-    """The last message. ``reason``: "source ended", "interrupted" or "failed: ..."; ``encodes``: how often each encoder ran; ``dropped``:
-    counts by what was dropped; ``stages_ms``: per stage its count, p50, p95 and max in milliseconds, ``total_s`` and ``cpu_s`` (of its own thread); ``deepest``: the most that ever waited in each queue. ``started_at``: ISO 8601."""
+    """The last message."""
 
     time_s: float
+    # "source ended", "interrupted" or "failed: ...".
     reason: str
+    # Wall-clock time of the beginning, ISO 8601.
     started_at: str
+    # Duration by the wall clock.
     wall_s: float
+    # Counts of messages published.
     readings: int
     narrations: int
+    # Runs of each encoder.
     encodes: dict[str, int]
+    # Counts by kind of what was dropped.
     dropped: dict[str, int] = field(default_factory=dict[str, int])
+    # Per stage: count; p50, p95 and max in milliseconds; ``total_s`` and ``cpu_s`` of its thread.
     stages_ms: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    # The most that ever waited in each queue.
     deepest: dict[str, int] = field(default_factory=dict[str, int])
 
 
@@ -181,8 +216,15 @@ Message = Start | Reading | Narration | Notice | Status | End
 
 
 def record(message: Message) -> dict[str, Any]:
-    """A message as a JSON object; ``type`` is its class in lower case."""
+    """Return a message as a JSON object; ``type`` is its class in lower case."""
     values = asdict(message)
     if isinstance(message, Narration):
         values["age_s"] = message.age_s
     return {"type": type(message).__name__.lower(), **values}
+
+
+def source_name(source: str) -> str:
+    """Return a source's public name: a file without folders, a URL without user and password."""
+    if "://" in source:
+        return re.sub(r"://[^/@]*@", "://", source)
+    return source.rpartition("/")[2] if source.startswith("/") else source

@@ -1,11 +1,13 @@
-"""The wiring of the runtime: read this file and you know it.
+"""The wiring of a run: read this file and you know the runtime.
 
-    file, or camera and microphone → feed → session: pictures and sound become tokens once → reading → outboxes → sinks
-                                                        └→ narrator, beside it    → narration ┘
+    file, or camera and microphone → feed → intake: frames and sound become tokens, once → reading
+        → presenter (of a file as it is; of live devices as the show wants it) → publisher → sinks
+        → narrator, beside it → narration → publisher
 
-``runtime.session`` is the loop. One clock: at ``--pace max`` it is simulated, the narrator runs within the loop at fixed media times and nothing is
-ever dropped: the same file gives the same readings and narrations. At ``--pace real`` a file runs as live devices do. Without a file,
-``runtime.live`` feeds the loop from devices, and ``runtime.installation`` adds what only a live run has.
+``runtime.session`` is the loop, ``runtime.perception.ticks`` the intake, ``runtime.file_session`` and
+``runtime.live_session`` are the presenters. There is one clock. At ``--pace max`` it is simulated, the
+narrator runs within the loop at fixed media times and nothing is dropped: the same file gives the same
+readings and narrations. At ``--pace real`` a file runs as live devices do.
 """
 
 from __future__ import annotations
@@ -14,16 +16,13 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.camera import camera_stream
+import vaemotion
 from runtime.clock import Clock, ManualClock, MonotonicClock
 from runtime.config import (
-    LOOPBACK,
-    NONE,
     ControlsConfig,
     LiveConfig,
     NarratorConfig,
@@ -31,223 +30,296 @@ from runtime.config import (
     RuntimeConfig,
     read_live_config,
 )
-from runtime.controls import Controls, Desk
-from runtime.installation import Installation
-from runtime.keep_media import MediaKeeper
-from runtime.live import FREEZE_S, Device, LiveFeed, Role, Supervised
-from runtime.llama import on_gpu
-from runtime.messages import Start
-from runtime.microphone import Microphone
-from runtime.moments import moments_at_once
-from runtime.predictor import DevicePredictor, open_predictor
-from runtime.preview import Preview
-from runtime.recording import FeatureRecorder, replay
-from runtime.service import RESTART_ME, Watchdog, is_fatal_gpu_error
+from runtime.endpoints import LOOPBACK, parse_endpoint
+from runtime.engines.language_model import NO_LLAMA
+from runtime.engines.llama import on_gpu
+from runtime.file_session import FilePresenter
+from runtime.live_session import LiveSession
+from runtime.machine.stop import Stop, signals
+from runtime.machine.threads import thread_budget
+from runtime.machine.watchdog import RESTART_ME, is_fatal_gpu_error
+from runtime.messages import Start, source_name
+from runtime.narration.narrator import InLoopNarrator, NarrationMaker, Narrator, SilentNarrator
+from runtime.perception.perception import Perception
+from runtime.perception.predictor import DevicePredictor, open_predictor
+from runtime.perception.recorder import FeatureRecorder
+from runtime.perception.replay import Replay
+from runtime.perception.ticks import BATCH_TICKS, WHOLE_SOURCE, Intake, IntakeOptions, Tap
 from runtime.session import Session
+from runtime.show.controls import Controls, ControlState
 from runtime.sinks.console import open_console
 from runtime.sinks.jsonl import JsonLines
-from runtime.sinks.osc import OscSink, parse_endpoint
+from runtime.sinks.osc import OscSink
 from runtime.sinks.outbox import Outbox, Sink
 from runtime.sinks.profile import ProfileTable
-from runtime.sinks.web import WebSink, parse_web
-from runtime.sources import Feed, FileFeed, FileSource
-from runtime.stop import signals
-from runtime.threads import thread_budget
-from runtime.timeline import source_name
+from runtime.sinks.publisher import Publisher
+from runtime.sinks.targets import SinkTarget, parse_sink
+from runtime.sinks.web import WebSink
+from runtime.sources.camera import camera_stream
+from runtime.sources.config import NONE
+from runtime.sources.feed import Feed
+from runtime.sources.file import FileFeed, FileSource
+from runtime.sources.keep_media import MediaKeeper
+from runtime.sources.microphone import Microphone
+from runtime.sources.preview import Preview
+from runtime.sources.supervision import FREEZE_S, Device, DeviceThread, LiveFeed, Role
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.settings import Impossible
 
 PACES = ("real", "max")
+CAMERA_QUEUE = 16  # frames are large
 _Section = TypeVar("_Section", OutConfig, NarratorConfig, RuntimeConfig, ControlsConfig)
-CAMERA_MAILBOX = 16  # pictures are large
+NamedSink = tuple[str, Callable[[], Sink]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of ``vaemotion run`` and ``vaemotion record``. None: as the configuration says."""
+
+    outs: Sequence[str] = ()
+    pace: str = "real"
+    # Seconds between narrations; 0 disables them.
+    narrate_every_s: float | None = None
+    engine: str | None = None
+    threads: int | None = None
+    # [HOST:]PORT that receives a show's controls.
+    osc_in: str | None = None
+    # New file for features, new folder for media.
+    record: Path | None = None
+    keep_media: Path | None = None
+    profile: bool = False
 
 
 def run(
     bundle: Path,
     source: Path | None,
+    options: RunOptions = RunOptions(),
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
-    *,
-    outs: Sequence[str] = (),
-    pace: str = "real",
-    narrate_every_s: float | None = None,
-    engine: str | None = None,
-    threads: int | None = None,
-    osc_in: str | None = None,
-    record: Path | None = None,
-    keep_media: Path | None = None,
-    profile: bool = False,
 ) -> int:
-    """``vaemotion run``: stream a file, or live devices where ``source`` is None, through a bundle. Options given here go before the
-    configuration's. Returns the exit code: 0, or 128 + the signal that ended it."""
-    if pace not in PACES:
-        raise UsageError(f"--pace must be one of {', '.join(PACES)}, got {pace!r}")
-    if source is not None and keep_media is not None:
-        raise UsageError("--keep-media is for live devices; a file is kept already")
-    if source is None and pace == "max":
-        raise UsageError("--pace max is for files: live devices have a pace of their own")
-    configure = functools.partial(
-        _configured, config_file, overrides, outs, narrate_every_s, engine, threads, osc_in
-    )
-    config = configure()
+    """Stream a file, or live devices where ``source`` is None, through a bundle (``vaemotion run``).
+
+    ``options`` override the configuration. Returns the exit code: 0, 128 + the signal that ended the run, or
+    ``RESTART_ME`` when the GPU was lost. Raises UserError.
+    """
+    _check(options, source)
+    read_config = functools.partial(_configure, config_file, overrides, options)
+    config, live = read_config(), source is None
     file = None if source is None else FileSource(source)
-    preview = Preview() if config.web.preview and file is None else None
-    sinks = [_parse_out(out, config, preview, live=file is None) for out in config.out.sinks]
-    if profile:
-        sinks.append(("profile", ProfileTable))
-    beside = pace != "max" and config.narrator.every_s > 0  # the narrator has a thread of its own
+    preview = Preview() if config.web.preview and live else None
+    sinks = [build_sink(parse_sink(out), config, preview, live) for out in config.out.sinks]
+    sinks += [("profile", ProfileTable)] if options.profile else []
+    at_full_pace = options.pace == "max"
+    side_by_side = not at_full_pace and config.narrator.every_s > 0  # the narrator has a thread of its own
+    threads = thread_budget(config.runtime.threads, side_by_side=side_by_side)
     with signals() as stop, contextlib.ExitStack() as closing:
         predictor = closing.enter_context(
-            open_predictor(
-                bundle,
-                threads=thread_budget(config.runtime.threads, side_by_side=beside),
-                engine=config.runtime.engine or None,
-            )
+            open_predictor(bundle, threads=threads, engine=config.runtime.engine or None)
         )
-        clock: Clock = ManualClock() if pace == "max" else MonotonicClock()
-        feed: Feed = live_feed(config, clock) if file is None else FileFeed(file, clock)
+        clock: Clock = ManualClock() if at_full_pace else MonotonicClock()
+        feed = build_live_feed(config, clock) if file is None else FileFeed(file, clock)
         closing.callback(feed.close)
-        controls = None
-        if config.controls.osc_in:
-            host, port = parse_endpoint(config.controls.osc_in, "--osc-in", LOOPBACK)
-            controls = closing.enter_context(contextlib.closing(Controls(host, port)))
-        recorder = None
-        if record is not None:
-            recorder = FeatureRecorder(record, sha256_of(bundle / MANIFEST_FILE), predictor.constants)
-            closing.callback(recorder.close)
-        keeper = None
-        if keep_media is not None:
-            keeper = MediaKeeper(keep_media)
-            closing.callback(keeper.close)
-        installation = None
+        controls = ControlState(_open_controls(config.controls.osc_in, closing))
+        perception = Perception(predictor, _open_recorder(options.record, bundle, predictor, closing))
+        taps = [*_open_keeper(options.keep_media, closing), *((preview,) if preview else ())]
+        boxes = [
+            Outbox(name, make(), "wait" if at_full_pace else "drop-oldest", stop) for name, make in sinks
+        ]
+        publisher = Publisher(boxes, status_to_all=live)
         if isinstance(feed, LiveFeed):
             hop_s = predictor.constants.front_end.windows.frame_hop_s
-            installation = Installation(
-                config, feed, clock, hop_s, Watchdog(), configure if config_file else None
-            )
-        boxes = [
-            Outbox(name, make(), "wait" if pace == "max" else "drop-oldest", stop) for name, make in sinks
-        ]
-        session = Session(
-            predictor, feed, clock, boxes, stop, pace, config.narrator.every_s,
-            has_frames=config.camera.device != NONE if file is None else file.has_frames,
-            has_sound=config.microphone.device != NONE if file is None else file.has_sound,
-            desk=Desk(controls), installation=installation, recorder=recorder, preview=preview, keeper=keeper,
-            at_once=moments_at_once(pace),
-        )  # fmt: skip
-        if installation is not None:
-            closing.callback(installation.end)
-            installation.begin()
-        try:
-            session.run(describe(bundle, _told(config, source), pace, predictor))
-        except Exception as error:
-            if not is_fatal_gpu_error(error):
-                raise
-            print(
-                f"vaemotion: the GPU was lost, only a new process can have it again: {error}", file=sys.stderr
-            )
-            return RESTART_ME
-        return 128 + stop.signal if stop.signal else 0
+            reload = read_config if config_file else None
+            presenter = closing.enter_context(LiveSession(config, feed, clock, hop_s, controls, stop, reload))
+            intake = IntakeOptions(config.camera.device != NONE, config.microphone.device != NONE)
+        else:
+            presenter = FilePresenter(config.narrator.every_s, controls, clock)
+            batch_ticks = BATCH_TICKS if at_full_pace else 1
+            intake = IntakeOptions(feed.source.has_frames, feed.source.has_sound, batch_ticks=batch_ticks)
+        session = build_session(perception, feed, clock, stop, presenter, publisher, intake, taps)
+        return _run_to_its_end(
+            session, describe(bundle, _public_name(config, source), options.pace, predictor)
+        )
 
 
 def replay_recording(bundle: Path, recording: Path, outs: Sequence[str], threads: int | None) -> int:
-    """``vaemotion run --replay``: the readings of a recording of features, bit for bit those of its run, before any show changed them."""
-    config = _configured(None, (), outs, None, None, threads, None)
-    sinks = [_parse_out(out, config) for out in config.out.sinks]
-    budget = thread_budget(threads or 0)
-    with signals() as stop, open_predictor(bundle, threads=budget) as predictor:
-        evidence = functools.partial(replay, recording, sha256_of(bundle / MANIFEST_FILE))
-        clock = ManualClock()
-        boxes = [Outbox(name, make(), "wait", stop) for name, make in sinks]
-        session = Session(predictor, LiveFeed({}, clock), clock, boxes, stop, "max", 0.0, recorded=evidence)
-        session.run(describe(bundle, recording.name, "max", predictor))
-        return 128 + stop.signal if stop.signal else 0
+    """Publish the readings of a recording of features again (``vaemotion run --replay``).
+
+    They are bit for bit those of its run, before any show changed them. Returns the exit code. Raises
+    UserError.
+    """
+    config = _configure(None, (), RunOptions(outs=outs, threads=threads))
+    sinks = [build_sink(parse_sink(out), config) for out in config.out.sinks]
+    with (
+        signals() as stop,
+        open_predictor(bundle, threads=thread_budget(config.runtime.threads)) as predictor,
+    ):
+        perception = Perception(predictor)
+        ticks = Replay(recording, sha256_of(bundle / MANIFEST_FILE), perception, stop)
+        presenter = FilePresenter(0.0, ControlState(), ManualClock())
+        publisher = Publisher([Outbox(name, make(), "wait", stop) for name, make in sinks])
+        session = Session(ticks, presenter, publisher, SilentNarrator(), stop)
+        return _run_to_its_end(session, describe(bundle, recording.name, "max", predictor))
 
 
-def _configured(
-    file: Path | None, overrides: Sequence[str], outs: Sequence[str], narrate_every_s: float | None, engine: str | None, threads: int | None,
-    osc_in: str | None,
-) -> LiveConfig:  # fmt: skip
-    """The file's configuration, or the defaults, with the command line's options in their places."""
+def build_sink(
+    target: SinkTarget, config: LiveConfig, preview: Preview | None = None, live: bool = False
+) -> NamedSink:
+    """Return a sink's name and the function that opens it.
+
+    Nothing is opened here, because a run opens its sinks after everything else is known to be right.
+    ``preview``: the camera's frames for a page that may show them. ``live``: rotate logs; a file ends before
+    a disk is full.
+    """
+    match target.kind:
+        case "console":
+            return target.name, open_console
+        case "jsonl":
+            max_bytes = round(config.log.max_mb * 1e6) or None if live else None
+            return target.name, lambda: JsonLines(target.file, max_bytes, config.log.keep)
+        case "osc":
+            return target.name, lambda: OscSink(target.host, target.port)
+        case "web":
+            file = config.web.token_file
+            token = Path(file).read_text().strip() if file else None
+            print(f"page: http://{target.host}:{target.port}/{'?token=…' if token else ''}", file=sys.stderr)
+            return target.name, lambda: WebSink(target.host, target.port, token=token, preview=preview)
+
+
+def build_live_feed(config: LiveConfig, clock: Clock) -> LiveFeed:
+    """Return the configured devices, each behind a thread that opens it whenever it is there."""
+    devices, microphone = dict[Role, Device](), Microphone(config.microphone, clock)
+    if config.camera.device != NONE:
+        frames = functools.partial(camera_stream, config.camera, clock)
+        devices["camera"] = DeviceThread(
+            "camera", frames, clock, config.camera.freeze_s or FREEZE_S, CAMERA_QUEUE
+        )
+    if config.microphone.device != NONE:
+        devices["microphone"] = DeviceThread("microphone", microphone.stream, clock)
+    return LiveFeed(devices, clock, lambda: microphone.drift_ppm)
+
+
+def build_session(
+    perception: Perception,
+    feed: Feed,
+    clock: Clock,
+    stop: Stop,
+    presenter: FilePresenter | LiveSession,
+    publisher: Publisher,
+    options: IntakeOptions = WHOLE_SOURCE,
+    taps: Sequence[Tap] = (),
+) -> Session:
+    """Return a feed's session; its narrator runs within the loop on a simulated clock, else beside it."""
+    intake = Intake(perception, feed, clock, stop, presenter, publisher, options, taps)
+    return Session(intake, presenter, publisher, _narrator(perception, clock, stop), stop)
+
+
+def _narrator(perception: Perception, clock: Clock, stop: Stop) -> NarrationMaker:
+    predictor = perception.predictor
+    if not predictor.language_model.available:
+        print(f"vaemotion: readings without narration: {NO_LLAMA}", file=sys.stderr)
+        return SilentNarrator()
+    if clock.simulated:
+        return InLoopNarrator(predictor, perception.times, stop)
+    return Narrator(predictor, perception.times, clock)
+
+
+def describe(bundle: Path, source: str, pace: str, predictor: DevicePredictor) -> Start:
+    """Return the first message of a run. ``source``: its public name."""
+    manifest = read_manifest(bundle)
+    engines = [getattr(engine, "announcement", role) for role, engine in predictor.engines.items()]
+    language_model = manifest.component("language_model")
+    device = NO_LLAMA
+    if predictor.language_model.available:
+        device = f"llama.cpp on the {'GPU' if on_gpu() else 'CPU'}"
+    return Start(
+        bundle=manifest.name,
+        bundle_sha256=sha256_of(bundle / MANIFEST_FILE),
+        source=source,
+        pace=pace,
+        engines=(*engines, f"{language_model.label}: {device}"),
+        lineage=manifest.lineage,
+        version=vaemotion.__version__,
+    )
+
+
+def _check(options: RunOptions, source: Path | None) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if options.pace not in PACES:
+        raise UsageError(f"--pace must be one of {', '.join(PACES)}, got {options.pace!r}")
+    if source is not None and options.keep_media is not None:
+        raise UsageError("--keep-media is for live devices; a file is kept already")
+    if source is None and options.pace == "max":
+        raise UsageError("--pace max is for files; live devices run in real time")
+
+
+def _configure(file: Path | None, overrides: Sequence[str], options: RunOptions) -> LiveConfig:
+    """Return the file's configuration, or the defaults, overridden by the command line. Raises UsageError."""
     if file is None and overrides:
         raise UsageError("--set changes a configuration; name its file with --config")
     config = LiveConfig() if file is None else read_live_config(file, overrides)
-    for out in outs:
-        if out.startswith("osc:"):
-            parse_endpoint(out.removeprefix("osc:"), "--out osc:")
-    if outs:
-        config = replace(config, out=_with(config.out, "--out", sinks=tuple(outs)))
-    if narrate_every_s is not None:
-        config = replace(config, narrator=_with(config.narrator, "--narrate-every", every_s=narrate_every_s))
-    if engine is not None:
-        config = replace(config, runtime=_with(config.runtime, "--engine", engine=engine))
-    if threads is not None:
-        config = replace(config, runtime=_with(config.runtime, "--threads", threads=threads))
-    if osc_in is not None:
-        parse_endpoint(osc_in, "--osc-in", LOOPBACK)
-        config = replace(config, controls=_with(config.controls, "--osc-in", osc_in=osc_in))
+    for out in options.outs:
+        parse_sink(out)
+    if options.outs:
+        config = replace(config, out=_with(config.out, "--out", sinks=tuple(options.outs)))
+    if options.narrate_every_s is not None:
+        narrator = _with(config.narrator, "--narrate-every", every_s=options.narrate_every_s)
+        config = replace(config, narrator=narrator)
+    if options.engine is not None:
+        config = replace(config, runtime=_with(config.runtime, "--engine", engine=options.engine))
+    if options.threads is not None:
+        config = replace(config, runtime=_with(config.runtime, "--threads", threads=options.threads))
+    if options.osc_in is not None:
+        parse_endpoint(options.osc_in, "--osc-in", LOOPBACK)
+        config = replace(config, controls=_with(config.controls, "--osc-in", osc_in=options.osc_in))
     return config
 
 
 def _with(section: _Section, option: str, **values: object) -> _Section:
-    """A section with a value from the command line. Raises UsageError that names the option."""
+    """Return a section with values of the command line. Raises UsageError that names the option."""
     try:
         return replace(section, **values)
     except Impossible as error:
         raise UsageError(f"{option} {next(iter(error.fields.values()))}") from error
 
 
-def live_feed(config: LiveConfig, clock: Clock) -> LiveFeed:
-    """The configured devices, each behind a thread that opens it whenever it is there."""
-    devices, microphone = dict[Role, Device](), Microphone(config.microphone, clock)
-    if config.camera.device != NONE:
-        pictures = functools.partial(camera_stream, config.camera, clock)
-        devices["camera"] = Supervised(
-            "camera", pictures, clock, config.camera.freeze_s or FREEZE_S, CAMERA_MAILBOX
-        )
-    if config.microphone.device != NONE:
-        devices["microphone"] = Supervised("microphone", microphone.stream, clock)
-    return LiveFeed(devices, clock, lambda: microphone.drift_ppm)
+def _open_controls(endpoint: str, closing: contextlib.ExitStack) -> Controls | None:
+    if not endpoint:
+        return None
+    host, port = parse_endpoint(endpoint, "--osc-in", LOOPBACK)
+    return closing.enter_context(contextlib.closing(Controls(host, port)))
 
 
-def _told(config: LiveConfig, source: Path | None) -> str:
-    """A source as everybody may see it."""
+def _open_recorder(
+    file: Path | None, bundle: Path, predictor: DevicePredictor, closing: contextlib.ExitStack
+) -> FeatureRecorder | None:
+    if file is None:
+        return None
+    recorder = FeatureRecorder(file, sha256_of(bundle / MANIFEST_FILE), predictor.constants)
+    return closing.enter_context(contextlib.closing(recorder))
+
+
+def _open_keeper(folder: Path | None, closing: contextlib.ExitStack) -> Sequence[Tap]:
+    if folder is None:
+        return ()
+    return (closing.enter_context(contextlib.closing(MediaKeeper(folder))),)
+
+
+def _public_name(config: LiveConfig, source: Path | None) -> str:
+    """Return the source as anybody may see it: a file without folders, devices without passwords."""
     if source is not None:
         return source.name
-    told = {"camera": source_name(config.camera.device), "microphone": config.microphone.device}
-    return ", ".join(f"{role} {name}" for role, name in told.items() if name != NONE)
+    names = {"camera": source_name(config.camera.device), "microphone": config.microphone.device}
+    return ", ".join(f"{role} {name}" for role, name in names.items() if name != NONE)
 
 
-def _parse_out(
-    out: str, config: LiveConfig, preview: Preview | None = None, *, live: bool = False
-) -> tuple[str, Callable[[], Sink]]:
-    """A name and what makes the sink; nothing is opened before everything else is known to be right."""
-    kind, _, target = out.partition(":")
-    if kind == "console" and not target:
-        return out, open_console
-    if kind == "jsonl" and target:
-        max_bytes = (
-            round(config.log.max_mb * 1e6) or None if live else None
-        )  # a file ends before a disk is full
-        return out, lambda: JsonLines(target, max_bytes, config.log.keep)
-    if kind == "osc":
-        host, port = parse_endpoint(target, "--out osc:")
-        return out, lambda: OscSink(host, port)
-    assert kind == "web", out  # the configuration knows no other
-    host, port = parse_web(target)
-    token = Path(config.web.token_file).read_text().strip() if config.web.token_file else None
-    print(f"page: http://{host}:{port}/{'?token=…' if token else ''}", file=sys.stderr)
-    return out, lambda: WebSink(host, port, token=token, preview=preview)
-
-
-def describe(bundle: Path, source: str, pace: str, predictor: DevicePredictor) -> Start:
-    """The first message of a run."""
-    manifest = read_manifest(bundle)
-    engines = [getattr(engine, "announcement", role) for role, engine in predictor.engines.items()]
-    language_model = manifest.component("language_model")
-    where = "GPU" if on_gpu() else "CPU"
-    return Start(
-        manifest.name, sha256_of(bundle / MANIFEST_FILE), source, pace,
-        (*engines, f"{language_model.label}: llama.cpp on the {where}"), manifest.lineage, version("vaemotion"),
-    )  # fmt: skip
+def _run_to_its_end(session: Session, start: Start) -> int:
+    """Run a session and return the exit code."""
+    try:
+        session.run(start)
+    except Exception as error:
+        if not is_fatal_gpu_error(error):
+            raise
+        print(f"vaemotion: GPU lost; restarting is required: {error}", file=sys.stderr)
+        return RESTART_ME
+    return 128 + session.stop.signal if session.stop.signal else 0

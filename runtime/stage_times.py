@@ -1,4 +1,4 @@
-"""What each stage of a run costs: in its own thread, in milliseconds on the clock and in seconds of that thread's processor time."""
+"""Timing of a run's stages: wall-clock milliseconds, and processor seconds of the measuring thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class StageTimes:
-    """Milliseconds that each stage took; keeps the newest few thousand of each. One thread measures."""
+    """Durations of each stage, of which the newest few thousand are kept. One thread measures."""
 
     def __init__(self) -> None:
         self._ms: dict[str, list[float]] = {}
@@ -20,7 +20,7 @@ class StageTimes:
 
     @contextmanager
     def measure(self, stage: str, count: int = 1) -> Generator[None]:
-        """Time the block; where it is a batch, each of its ``count`` took its share."""
+        """Time the ``with`` block; each of its ``count`` items is recorded with an equal share."""
         began_s, began_cpu_s = time.perf_counter(), time.thread_time()
         yield
         cpu_s, took_s = time.thread_time() - began_cpu_s, time.perf_counter() - began_s
@@ -33,8 +33,11 @@ class StageTimes:
             del kept[:2048]
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Per stage: count, seconds and processor seconds (of all), p50, p95 and max in milliseconds (of the newest). The processor
-        seconds are the measuring thread's: what an engine or a decoder does on threads of its own is not in them."""
+        """Return per stage: count, p50, p95 and max in ms of the newest, ``total_s`` and ``cpu_s`` of all.
+
+        ``cpu_s`` is the measuring thread's processor time: what an engine or a decoder does on threads of
+        its own is not in it.
+        """
         return {
             stage: {
                 "count": self._counts[stage],

@@ -1,38 +1,81 @@
-"""What several test rooms share: OpenMP's manners, and one small checkpoint with its bundle, exported once."""
+"""Fixtures that many tests share, one small checkpoint and its bundles; tests spread over workers."""
 
 import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does, before anything loads OpenMP
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does, before anything loads OpenMP
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+TESTS = Path(__file__).parent
+# The longest files first, so that no worker begins one of them when the other is nearly done.
+LONGEST = (
+    "export/test_pack.py",
+    "vaemotion/training/test_processes.py",
+    "vaemotion/training/test_stages.py",
+    "export/int8/test_search.py",
+    "runtime/commands/doctor/test_doctor.py",
+    "runtime/test_live_run.py",
+)
+# On a device there is no torch: tests of what needs it are not collected there.
+_NEEDS_TORCH = re.compile(
+    r"^\s*(?:from|import) (?:torch|transformers|safetensors|onnx|export|calibration\.(?!venue)"
+    r"|vaemotion\.(?:model|training|evaluation)|tests\.(?:tiny|llama_fixture|rtx))",
+    re.M,
+)
+collect_ignore = [
+    str(file)
+    for file in TESTS.rglob("test_*.py")
+    if not find_spec("torch") and _NEEDS_TORCH.search(file.read_text())
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first. Workers share by file (``--dist loadfile``), so fixtures are made once."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(TESTS).as_posix()
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)  # stable
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_store_of_export_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let all exports of a test run, on all workers, share the steps that read the same."""
+    temporary = tmp_path_factory.getbasetemp()
+    shared = temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAEMOTION_EXPORT_STEPS", str(shared / "export-steps"))
+        yield
+
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``tests.tiny``'s random model as a checkpoint folder. Tests do not change it."""
-    from tests.tiny import save_tiny_checkpoint
-
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint")
+    """Return ``tests.tiny``'s random model as a checkpoint folder. Tests do not change it."""
+    tiny = pytest.importorskip("tests.tiny", reason="needs torch", exc_type=ImportError)
+    return tiny.save_tiny_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint")
 
 
 @pytest.fixture(scope="session")
 def small_bundle(small_checkpoint: Path) -> Path:
-    """The verified bundle of ``small_checkpoint``. Tests that change a bundle copy it first."""
-    from export.pack import export_bundle
+    """Return the verified bundle of ``small_checkpoint``. Tests that change a bundle copy it first."""
+    from export.pack import Options, export_bundle
 
     bundle = small_checkpoint.with_name("bundle")
-    export_bundle(small_checkpoint, bundle)
+    export_bundle(small_checkpoint, bundle, Options(clips=4))
     return bundle
 
 
 @pytest.fixture(scope="session")
 def small_int8_bundle(small_checkpoint: Path) -> Path:
-    """``small_checkpoint`` with every precision; its INT8 is not judged, because a random model has nothing to lose."""
+    """Return the bundle of ``small_checkpoint`` in every precision; INT8 of a random model is not judged."""
     from export.pack import Options, export_bundle
 
     bundle = small_checkpoint.with_name("bundle-int8")
-    export_bundle(small_checkpoint, bundle, Options("int8", max_drop=None, calibration_windows=24))
+    export_bundle(small_checkpoint, bundle, Options("int8", max_drop=None, calibration_windows=24, clips=4))
     return bundle

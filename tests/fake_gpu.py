@@ -1,8 +1,9 @@
-"""A GPU for tests on machines without one: CUDA's calls on ordinary memory, TensorRT's runtime over ONNX Runtime.
+"""A simulated GPU: CUDA's calls on ordinary memory, TensorRT's runtime over ONNX Runtime.
 
-What it stands in for is only what needs the hardware. Parsing and building are TensorRT-RTX's own; memory is real memory, so a wrong address,
-size or order gives wrong numbers; a captured graph replays what was captured, on the addresses that it was captured with. It shows that our
-wiring is right where CUDA behaves as documented, and nothing about speed.
+It replaces only what needs the hardware. Parsing and building are TensorRT-RTX's own. Memory is real
+memory, so that a wrong address, size or order gives wrong numbers, and a captured graph replays the
+captured calls on their addresses. It shows that our calls are right where CUDA behaves as documented, and
+nothing about speed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import onnxruntime
 from cuda.bindings import runtime as cudart
 
 SUCCESS = cudart.cudaError_t.cudaSuccess
-LAYERS = '{"Layers": [{"Name": "product", "LayerType": "gemm", "TacticName": "sm87_i8i8_gemm"}, {"Name": "other_gemm"}]}'
+PRODUCT = '{"Name": "product", "LayerType": "gemm", "TacticName": "sm87_i8i8_gemm"}'
+LAYERS = f'{{"Layers": [{PRODUCT}, {{"Name": "other_gemm"}}]}}'
 
 
 class FakeCuda:
-    """``cuda.bindings.runtime``: constants are the real ones. ``captures``: whether graphs can be captured."""
+    """``cuda.bindings.runtime`` with its real constants. ``captures``: graphs can be captured."""
 
     def __init__(self, free_bytes: int = 2**30, captures: bool = True) -> None:
         self.free_bytes, self.captures = free_bytes, captures
@@ -36,7 +38,7 @@ class FakeCuda:
         raise AttributeError(name)
 
     def do(self, work: Callable[[], None]) -> None:
-        """Now, or when the graph that is being captured is launched."""
+        """Run the work now, or at each launch of the graph that is being captured."""
         if self._recorded is None:
             work()
         else:
@@ -98,11 +100,11 @@ class FakeCuda:
 
 
 class FakeTensorRt:
-    """TensorRT's module: TensorRT-RTX's, but its engines run ``onnx`` on the processor, on the addresses that they are given."""
+    """TensorRT-RTX's module with engines that run ``onnx`` on the processor, on the given addresses."""
 
     def __init__(self, rtx: Any, cuda: FakeCuda, onnx: Path) -> None:
         self._rtx, self._cuda, self._onnx = rtx, cuda, onnx
-        self.deserialised: list[bytes] = []
+        self.deserialized: list[bytes] = []
         self.built = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -113,10 +115,10 @@ class FakeTensorRt:
         return self._rtx.Builder(log)
 
     def Runtime(self, log: Any) -> Any:  # noqa: N802
-        return SimpleNamespace(deserialize_cuda_engine=self._deserialise)
+        return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
 
-    def _deserialise(self, plan: bytes) -> Any:
-        self.deserialised.append(plan)
+    def _deserialize(self, plan: bytes) -> Any:
+        self.deserialized.append(plan)
         return FakeEngine(self._rtx, self._cuda, onnxruntime.InferenceSession(self._onnx))
 
 

@@ -1,6 +1,7 @@
-"""What live devices are tested against, none of it a mock: a sound server with a virtual microphone, and network cameras that can freeze.
+"""Peers for tests of live devices: a sound server with a microphone, and network cameras that freeze.
 
-Each is a process or a server of its own on loopback, and a context manager. A test that needs a tool which is not installed is skipped.
+Each is a process or a server of its own on loopback, and a context manager. A test is skipped where a
+tool that it needs is not installed.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ import cv2
 import numpy as np
 import pytest
 
-PATIENCE_S = 60.0  # for something that must happen; a test that waits it out has failed
+PATIENCE_S = 60.0  # for a condition to hold, before the test fails
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are the system's
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Return as soon as the condition holds."""
+def until(condition: Callable[[], object], what: str = "the condition", poll_s: float = 0.02) -> None:
+    """Return as soon as the condition holds; ``what`` names it where it never does."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline_s, f"still not: {what}"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline_s, f"not within {PATIENCE_S:g} s: {what}"
+        time.sleep(poll_s)
 
 
 def need(*tools: str) -> None:
@@ -47,7 +48,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-# The server and nothing else: the machine's own sound cards stay out of it.
+# The server only, without the machine's own sound cards.
 _ALSA = """
 pcm.pulse { type pulse hint { show on description "the room" } }
 pcm.default { type pulse hint { show on description "the room" } }
@@ -55,7 +56,10 @@ pcm.default { type pulse hint { show on description "the room" } }
 
 
 class SoundServer:
-    """A private PulseAudio daemon whose microphone hears what is played into its null sink. PortAudio finds it by ``PULSE_SERVER``."""
+    """A private PulseAudio daemon whose microphone records what is played into its null sink.
+
+    PortAudio finds it by ``PULSE_SERVER``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,14 +72,14 @@ class SoundServer:
                 *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"),
                 f"--load=module-native-protocol-unix socket={self.folder}/native auth-anonymous=1",
                 "--load=module-null-sink sink_name=room rate=48000 channels=2",
-                "--load=module-remap-source master=room.monitor source_name=ear",
+                "--load=module-remap-source master=room.monitor source_name=microphone",
             ],
             env={**os.environ, "HOME": str(self.folder), "XDG_RUNTIME_DIR": str(self.folder)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        asked = ("pactl", "--server", self.address, "list", "short", "sources")
-        until(lambda: b"ear" in subprocess.run(asked, capture_output=True).stdout, "a sound server")
+        command = ("pactl", "--server", self.address, "list", "short", "sources")
+        until(lambda: b"microphone" in subprocess.run(command, capture_output=True).stdout, "a sound server")
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -88,25 +92,17 @@ class SoundServer:
         self._process = None
 
     def control(self, *command: str) -> None:
-        """One of pactl's commands, such as suspend-source."""
+        """Run one of pactl's commands, such as suspend-source."""
         subprocess.run(["pactl", "--server", self.address, *command], check=True, capture_output=True)
 
     @contextlib.contextmanager
     def playing(self, samples: np.ndarray) -> Iterator[None]:
-        """Play (n,) float32 at 48 kHz into the room, for as long as the test looks."""
-        played = [
-            "paplay",
-            "--server",
-            self.address,
-            "--device=room",
-            "--raw",
-            "--rate=48000",
-            "--channels=1",
-            "--format=float32le",
-        ]
+        """Play (n,) float32 at 48 kHz within the block."""
+        command = ["paplay", "--server", self.address, "--device=room", "--raw"]
+        command += ["--rate=48000", "--channels=1", "--format=float32le"]
         file = self.folder / "played.raw"
         file.write_bytes(samples.astype("<f4").tobytes())
-        process = subprocess.Popen([*played, str(file)], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, str(file)], stderr=subprocess.DEVNULL)
         try:
             yield
         finally:
@@ -123,7 +119,7 @@ class SoundServer:
 def sound_server(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, running: bool = True
 ) -> Iterator[SoundServer]:
-    """A sound server for this process and its children, which is not there yet unless ``running``."""
+    """Set up a sound server for this process and its children; it is started only where ``running``."""
     need("pulseaudio", "pactl", "paplay")
     server = SoundServer(folder)
     (folder / "asound.conf").write_text(_ALSA)
@@ -139,28 +135,30 @@ def sound_server(
 
 
 def tone(frequency_hz: float, amplitude: float, duration_s: float) -> np.ndarray:
-    """(n,) float32 at 48 kHz."""
-    return (
-        amplitude * np.sin(2 * np.pi * frequency_hz * np.arange(round(48_000 * duration_s)) / 48_000)
-    ).astype(np.float32)
+    """Return a sine of (n,) float32 at 48 kHz."""
+    time_s = np.arange(round(48_000 * duration_s)) / 48_000
+    return (amplitude * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)
 
 
-def numbered_picture(number: int, width: int = 160, height: int = 120) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: red above blue, and a white square that moves with each number."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[: height // 2, :, 0] = picture[height // 2 :, :, 2] = 200
+def numbered_frame(number: int, width: int = 160, height: int = 120) -> np.ndarray:
+    """Draw (H, W, 3) uint8 RGB: red above blue, and a white square that moves with each number."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[: height // 2, :, 0] = frame[height // 2 :, :, 2] = 200
     left = number * 8 % (width - 16)
-    picture[8:24, left : left + 16] = 255
-    return picture
+    frame[8:24, left : left + 16] = 255
+    return frame
 
 
 class MjpegServer:
-    """A camera as MJPEG over HTTP at 25 pictures a second. ``mode``: "moves", "same" (one picture again and again) or "silent"."""
+    """A camera as MJPEG over HTTP at 25 frames a second.
+
+    ``mode``: "moves", "same" (one frame again and again) or "silent".
+    """
 
     def __init__(self, port: int) -> None:
         self.mode = "moves"
         self.connections = 0
-        self.served_by_newest = 0  # pictures to whoever connected last
+        self.served_by_newest = 0  # frames to the newest connection
         self._closing = threading.Event()
         outer = self
 
@@ -184,16 +182,16 @@ class MjpegServer:
         self.connections += 1
         self.served_by_newest = 0
         request.send_response(200)
-        request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
+        request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         request.end_headers()
         number = 0
         while not self._closing.wait(0.04):
             if self.mode == "silent":
                 continue
             number += self.mode == "moves"
-            bgr = numbered_picture(number)[..., ::-1]
+            bgr = numbered_frame(number)[..., ::-1]
             jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
-            head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             request.wfile.write(head.encode() + jpeg + b"\r\n")
             self.served_by_newest += 1
 
@@ -237,7 +235,7 @@ GLib.MainLoop().run()
 
 
 class RtspServer:
-    """A ball as a network camera shows it, at ``url``; a process that signals can freeze."""
+    """A network camera at ``url`` that shows a ball; a process that signals can freeze."""
 
     def __init__(self, port: int) -> None:
         self.url = f"rtsp://127.0.0.1:{port}/ball"
@@ -249,8 +247,9 @@ class RtspServer:
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
-            said = self._process.communicate()[1]
-            pytest.skip(f"no RTSP server (scripts/system-packages --tests): {said.strip().splitlines()[-1:]}")
+            lines = self._process.communicate()[1].strip().splitlines()
+            reason = lines[-1] if lines else "no reason given"
+            pytest.skip(f"no RTSP server (scripts/system-packages --tests): {reason}")
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte-level BPE tokenizer, as GGUF and in torch: what several test rooms share."""
+"""A tiny random Llama with a byte-level BPE tokenizer, as GGUF and in torch, for several test folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from export.to_gguf import LlamaShape, SpecialTokens, write_llama_gguf
+from export.gguf.write import GgufTokenizer, LlamaShape, SpecialTokens, write_llama_gguf
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 SPECIAL = SpecialTokens(bos_id=1, eos_id=2, pad_id=0)
@@ -23,7 +23,7 @@ CORPUS = [
 
 @dataclass(frozen=True)
 class TinyLlama:
-    """One random model in both worlds."""
+    """One random model, in torch and as arrays for GGUF."""
 
     model: LlamaForCausalLM
     tokenizer: Tokenizer
@@ -41,21 +41,20 @@ class TinyLlama:
             path,
             self.tensors,
             self.shape,
-            self.tokenizer.to_str(),
+            GgufTokenizer(self.tokenizer.to_str(), SPECIAL),
             file_type=file_type,
             name="tiny",
-            licence="Apache-2.0",
-            special=SPECIAL,
+            license="Apache-2.0",
         )
 
     @torch.no_grad()
     def logits(self, embeddings: np.ndarray) -> np.ndarray:
-        """Embeddings (n, D) to logits (n, vocab), both float32, by torch's `inputs_embeds`."""
+        """Compute logits (n, vocab) of embeddings (n, D), both float32, by torch's `inputs_embeds`."""
         return self.model(inputs_embeds=torch.from_numpy(embeddings)[None]).logits[0].numpy()
 
 
 def train_tokenizer(vocab_size: int = 400, *, split_digits: bool = True) -> Tokenizer:
-    """SmolLM's kind of tokenizer, trained on a few sentences."""
+    """Train a tokenizer of SmolLM's kind on a few sentences."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = (
@@ -77,7 +76,7 @@ def train_tokenizer(vocab_size: int = 400, *, split_digits: bool = True) -> Toke
 def make_tiny_llama(
     *, tied: bool = True, hidden_size: int = 256, intermediate_size: int = 768, layers: int = 2, seed: int = 0
 ) -> TinyLlama:
-    """A seeded random Llama: 4 heads, 2 KV heads, a vocabulary a little larger than its tokenizer's."""
+    """Make a seeded random Llama: 4 heads, 2 KV heads, a vocabulary a little larger than its tokenizer's."""
     tokenizer = train_tokenizer()
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size() + 16,

@@ -1,4 +1,4 @@
-"""Media that several test rooms make: real files with known pictures, tones and damage."""
+"""Media files for tests: real files with known frames, tones and damage."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import av
 import numpy as np
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
-from vaemotion.data.procedural_art import draw_frame, sample_work, synthesise, work_seed
-from vaemotion.data.writer import write_clip
+from vaemotion.data.art.art import draw_frame, sample_work, synthesize, work_seed
+from vaemotion.data.manifest.writer import write_clip
 
 
 def write_work(
     path: Path, duration_s: float, index: int = 0, rate_hz: float = 10, *, sound: bool = True
 ) -> Path:
-    """A procedural work as a clip."""
+    """Write a procedural work as a clip."""
     work = sample_work(work_seed("validation", index))
     frames = np.stack([draw_frame(work, k / rate_hz) for k in range(round(duration_s * rate_hz))])
-    write_clip(path, frames, rate_hz, synthesise(work, duration_s) if sound else None)
+    write_clip(path, frames, rate_hz, synthesize(work, duration_s) if sound else None)
     return path
 
 
@@ -29,7 +29,7 @@ def tone(duration_s: float, hertz: float = 440.0, rate_hz: int = SAMPLE_RATE_HZ)
 
 
 def write_wav(path: Path, samples: np.ndarray, rate_hz: int) -> Path:
-    """samples: (n,) or (n, channels)."""
+    """Write a WAV file. ``samples``: (n,) or (n, channels)."""
     samples = samples.reshape(len(samples), -1)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(samples.shape[1])
@@ -40,7 +40,7 @@ def write_wav(path: Path, samples: np.ndarray, rate_hz: int) -> Path:
 
 
 def encode_sound(path: Path, codec: str, samples: np.ndarray, rate_hz: int, layout: str) -> Path:
-    """samples: (n, channels), by one of FFmpeg's encoders in the container of the path's suffix."""
+    """Encode samples (n, channels) by an encoder of FFmpeg, in the container of the path's suffix."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate_hz, layout=layout)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
@@ -54,7 +54,7 @@ def encode_sound(path: Path, codec: str, samples: np.ndarray, rate_hz: int, layo
 
 
 def write_mp4(path: Path, duration_s: float) -> Path:
-    """A procedural work's pictures as MPEG-4, 10 a second, without sound."""
+    """Write a procedural work's frames as MPEG-4, 10 a second, without sound."""
     work = sample_work(work_seed("validation", 0))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)

@@ -1,7 +1,7 @@
-"""TensorRT's real Python bindings without TensorRT: over libraries that hold the ten symbols they link to and do nothing.
+"""TensorRT's real Python bindings over stub libraries that hold only the symbols that they link to.
 
-Names, enumerations and signatures are then the real ones of that version; nothing can be built or run. The wheels are small and come from
-the package index; a test is skipped where it cannot be reached.
+Names, enumerations and signatures are those of that version; nothing can be built or run. The wheels are
+small and come from the package index; a test is skipped where the index cannot be reached.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine_cache import cache_folder
+from runtime.engines.cache import cache_folder
+from tests.paths import ROOT
 
 VERSIONS = ("10.16", "11.4")
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
@@ -31,11 +32,14 @@ SYMBOLS = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
-HOME = Path(__file__).parents[1]
+HOME = ROOT
 
 
 def bindings(version: str, folder: Path) -> dict[str, str]:
-    """The environment of a process that can import ``tensorrt_bindings`` of a version; skips where that cannot be had."""
+    """Return the environment of a process that can import ``tensorrt_bindings`` of a version.
+
+    Skips the test where the bindings or a compiler are missing.
+    """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("the bindings are fetched for Linux x86-64")
     compiler = shutil.which("cc")
@@ -64,7 +68,7 @@ def bindings(version: str, folder: Path) -> dict[str, str]:
 
 
 def _wheel(version: str) -> Path:
-    """Downloaded once; kept among the project's own cached files."""
+    """Return the wheel, which is downloaded once and kept among the project's cached files."""
     folder = cache_folder() / "test-wheels"
     pattern = f"tensorrt_cu13_bindings-{version}.*-cp{sys.version_info.major}{sys.version_info.minor}-*.whl"
     if not list(folder.glob(pattern)):
@@ -79,7 +83,7 @@ def _wheel(version: str) -> Path:
 
 
 def run_python(code: str, environment: dict[str, str], *arguments: str) -> str:
-    """Standard output of a Python program; its errors are the test's."""
+    """Run a Python program and return its standard output; its errors fail the test."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=120
     )

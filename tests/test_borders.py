@@ -3,12 +3,13 @@
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
+
 FORBIDDEN = ("torch", "transformers", "accelerate", "safetensors", "onnx")
 
-# Runs in its own process: imports everything that the device runs, with a finder in front that refuses the rest.
+# Runs in its own process: imports everything that the device runs, with a finder in front that refuses the
+# rest.
 IMPORT_THE_DEVICE = """
 import importlib, pkgutil, sys
 

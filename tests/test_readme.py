@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import subprocess
+import sys
 
 from typer.main import get_command
 
-from vaemotion.cli import app
+from tests.paths import ROOT
+from vaemotion.cli.main import app
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-TREE = README.split("## How it is built")[1].split("\n\n")[1]
 
 
-def tree_files() -> set[str]:
-    """Python files of the annotated tree, by its indentation."""
-    files: set[str] = set()
-    folders: list[str] = []
-    for line in TREE.splitlines():
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip()) - 4) // 2
-        folders[depth:] = [name.rstrip("/")]
-        if name.endswith(".py"):
-            files.add("/".join(folders))
-    return files
+def test_the_annotated_tree_is_up_to_date() -> None:
+    """It names every module with the first line of its docstring."""
+    command = [sys.executable, "scripts/annotated-tree", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = (ROOT / "docs" / "architecture.md").read_text()
+    for package in ("vaemotion", "runtime", "calibration", "export"):
+        for module in (ROOT / package).rglob("*.py"):
+            assert module.name == "__init__.py" or f" {module.name} " in document, module
 
 
-def test_the_annotated_tree_names_every_module_and_no_other() -> None:
-    packages = ("vaemotion", "runtime", "calibration", "export")
-    on_disk = {
-        path.relative_to(ROOT).as_posix()
-        for package in packages
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
-    }
-    assert tree_files() == on_disk
-    assert all(len(line.split(None, 1)) == 2 or line.rstrip().endswith("/") for line in TREE.splitlines())
+def test_the_imports_have_no_circle_and_the_rooms_lie_on_floors() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/rooms"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("0 circles\n")
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -1,4 +1,7 @@
-"""A model of the real classes that is small enough for a test: about 80 000 random weights, 4 tokens a picture, 5 a window of sound."""
+"""A model of the real classes, small enough for a test.
+
+It has about 80,000 random weights, 4 visual tokens a frame and 5 audio tokens a window.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from tests.paths import ROOT
 from vaemotion.contract.front_end import Clip, FrontEnd
+from vaemotion.data.art.art import sample_work, work_seed
 from vaemotion.data.instructions import procedural_clip, tokenizer_corpus
-from vaemotion.data.procedural_art import sample_work, work_seed
 from vaemotion.model.audio_pathway import AudioPathwayConfig
 from vaemotion.model.checkpoint import COMPONENT_DTYPE, components, round_in_place, save_checkpoint
 from vaemotion.model.checkpoint_config import ModelConfig
@@ -20,7 +24,7 @@ from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.base_vlm import vlm_config
 from vaemotion.training.config import TrainingConfig, read_training_config
 
-CONFIG_FILE = Path(__file__).parents[1] / "configs" / "tiny.toml"
+CONFIG_FILE = ROOT / "configs" / "tiny.toml"
 SMALL = (
     "image.side_px=24",
     "log_mel.n_mels=32",
@@ -45,7 +49,7 @@ SMALL = (
 
 
 def tiny_config(*overrides: str) -> TrainingConfig:
-    """``configs/tiny.toml`` at a test's size."""
+    """Read ``configs/tiny.toml`` at a test's size."""
     return read_training_config(CONFIG_FILE, [*SMALL, *overrides])
 
 
@@ -55,7 +59,10 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_model(*, audio: bool = True, adapter: bool = True, seed: int = 0) -> VAEmotionLLM:
-    """A new model in evaluation mode. The adapter's ``W_up`` and whitening are random, so that it changes its tokens."""
+    """Make a new model in evaluation mode.
+
+    The adapter's ``W_up`` and whitening are random, so that it changes its tokens.
+    """
     config = tiny_config()
     torch.manual_seed(seed)
     model = VAEmotionLLM(
@@ -68,19 +75,18 @@ def tiny_model(*, audio: bool = True, adapter: bool = True, seed: int = 0) -> VA
         tiny_tokenizer(),
     )
     with torch.no_grad():
-        for (
-            parameter
-        ) in model.base.parameters():  # SmolVLM's own start is so small that every logit is the same
+        # SmolVLM's own initial weights are so small that every logit is the same.
+        for parameter in model.base.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(6.0)
     if model.adapter is not None:
-        randomise(model.adapter)
+        randomize(model.adapter)
     return model.eval()
 
 
 @torch.no_grad()
-def randomise(adapter: EmoAdapter) -> None:
-    """An adapter as after training: residuals, gains and whitening that are not those of step 0."""
+def randomize(adapter: EmoAdapter) -> None:
+    """Change an adapter as training does: residuals, gains and whitening other than those of step 0."""
     for enhancer in (adapter.audio_enhancer, adapter.visual_enhancer):
         enhancer.up.weight.normal_(std=0.2)
         enhancer.gain.fill_(0.7)
@@ -90,14 +96,15 @@ def randomise(adapter: EmoAdapter) -> None:
 
 
 def save_tiny_checkpoint(folder: Path, *, seed: int = 0) -> Path:
-    """A new model as a complete checkpoint, its weights rounded as the stages round them."""
+    """Save a new model as a complete checkpoint, its weights rounded as the stages round them."""
     model = tiny_model(seed=seed)
     for name, part in components(model).items():
         round_in_place(part, COMPONENT_DTYPE[name])
-    save_checkpoint(model, folder, {"name": "small", "align": {}}, "Apache-2.0")  # "learnt" on procedural art
+    lineage = {"name": "small", "align": {}}  # as after stage 1 on procedural art
+    save_checkpoint(model, folder, lineage, "Apache-2.0")
     return folder
 
 
 def tiny_clip(index: int = 0, duration_s: float = 2.0) -> Clip:
-    """A procedural work as a decoded clip of 10 frames a second."""
+    """Render a procedural work as a decoded clip of 10 frames a second."""
     return procedural_clip(sample_work(work_seed("validation", index)), duration_s, 0.1)

@@ -1,7 +1,8 @@
-"""Our ONNX export against optimum's, in one run: ``make bench-optimum``.
+"""Compare this project's ONNX export with optimum's in one run: ``make bench-optimum``.
 
-In: nothing; the weights are random and seeded, of AST-base's true shapes. Out: ``build/optimum/result.json`` and the measured
-section of ``docs/decisions/0005-against-optimum.md``. A tool that fails leaves its error there instead of figures.
+The weights are random and seeded, at AST-base's true shapes. Out: ``build/optimum/result.json`` and the
+measured section of ``docs/decisions/0005-against-optimum.md``. Where a tool fails, its error is recorded
+instead of figures.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from rich.table import Table
 
 from benchmarks.against_optimum.environment import COMMAND, ready_python
 from benchmarks.against_optimum.report import markdown, replace_measured, rows, vision_rows
+from runtime.machine.facts import processor_name
 from vaemotion.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "optimum"
 DOCUMENT = ROOT / "docs" / "decisions" / "0005-against-optimum.md"
-# By key: who exports (None is optimum), which checkpoint, and how often: None is every round.
+# By key: the kind of part that this project exports (None: optimum exports), the checkpoint, and the number
+# of exports (None: one in every round).
 EXPORTS: dict[str, tuple[str | None, str, int | None]] = {
     "optimum": (None, "ast", None),
     "ours": ("ast", "ast", None),
@@ -41,7 +44,7 @@ console = Console()
 
 
 def run(command: list[str], log: Path, threads: int) -> str | None:
-    """One process, its words into ``log``. Returns None, or what it said last when it failed."""
+    """Run one process with its output in ``log``; return None, or its last line of output if it failed."""
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
@@ -49,32 +52,34 @@ def run(command: list[str], log: Path, threads: int) -> str | None:
         )
     if done.returncode == 0:
         return None
-    said = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(said) if line.strip()), f"exit code {done.returncode}")
+    output = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(output) if line.strip()), f"exit code {done.returncode}")
 
 
 def export_once(key: str, optimum: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """One export in a process of its own; its record, or the error that left none."""
+    """Export once in a process of its own; return its record, or the error if there is none."""
     kind, checkpoint, _ = EXPORTS[key]
     record_file, log = folder / f"{key}.json", folder / f"{key}.log"
     record_file.unlink(missing_ok=True)
-    words = [str(folder / "checkpoints" / checkpoint), str(folder / key), str(record_file)]
-    command = (
-        [str(optimum), "-m", f"{MODULE}.theirs", *words]
-        if kind is None
-        else [sys.executable, "-m", f"{MODULE}.ours", kind, *words]
-    )
+    arguments = [str(folder / "checkpoints" / checkpoint), str(folder / key), str(record_file)]
+    if kind is None:
+        command = [str(optimum), "-m", f"{MODULE}.theirs", *arguments]
+    else:
+        command = [sys.executable, "-m", f"{MODULE}.ours", kind, *arguments]
     began_s = time.monotonic()
     error = run(command, log, threads)
     process_s = time.monotonic() - began_s
     values = json.loads(record_file.read_text(encoding="utf-8")) if record_file.exists() else {"error": error}
-    said = values["error"] or f"{values['export_s']:.1f} s, {values['peak_memory_mib']:.0f} MiB"
-    console.print(f"{key}: {said}", highlight=False)
+    outcome = values["error"] or f"{values['export_s']:.1f} s, {values['peak_memory_mib']:.0f} MiB"
+    console.print(f"{key}: {outcome}", highlight=False)
     return {**values, "process_s": process_s}
 
 
 def export_all(optimum: Path, folder: Path, rounds: int, threads: int) -> dict[str, Any]:
-    """Every export, round by round. By key: the runs that succeeded, the first error or None, versions."""
+    """Run all exports, round by round.
+
+    Returns by key the runs that succeeded, the first error or None, and versions.
+    """
     found: dict[str, Any] = {key: {"runs": [], "error": None, "versions": {}} for key in EXPORTS}
     for index in range(rounds):
         for key, (_, _, times) in EXPORTS.items():
@@ -90,13 +95,14 @@ def export_all(optimum: Path, folder: Path, rounds: int, threads: int) -> dict[s
 
 
 def measured(exports: dict[str, Any], folder: Path, repetitions: int, threads: int) -> dict[str, Any]:
-    """Every exported file, by ``measure.py`` in a process of its own."""
+    """Measure every exported file with ``measure.py`` in a process of its own."""
     plan_file, result_file, log = folder / "plan.json", folder / "measured.json", folder / "measure.log"
     files = {
         key: {
             "file": str(folder / key / "model.onnx"),
             "checkpoint": str(folder / "checkpoints" / checkpoint),
-            "kind": "ast" if kind in (None, "ast-plain") else kind,  # one reference for the same output
+            # These kinds have the same output, so they share one reference.
+            "kind": "ast" if kind in (None, "ast-plain") else kind,
         }
         for key, (kind, checkpoint, _) in EXPORTS.items()
         if exports[key]["runs"]
@@ -108,7 +114,7 @@ def measured(exports: dict[str, Any], folder: Path, repetitions: int, threads: i
         "repetitions": repetitions,
     }
     plan_file.write_text(json.dumps(plan), encoding="utf-8")
-    with console.status("parity and latency: some minutes"):
+    with console.status("measuring parity and latency (some minutes)"):
         error = run(
             [sys.executable, "-m", f"{MODULE}.measure", str(plan_file), str(result_file)], log, threads
         )
@@ -119,14 +125,8 @@ def measured(exports: dict[str, Any], folder: Path, repetitions: int, threads: i
     return json.loads(result_file.read_text(encoding="utf-8"))
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU"
-    )
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the whole comparison and return the values of ``result.json``."""
     optimum = ready_python(FOLDER / "venv")
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="against-optimum-") as name:
@@ -144,7 +144,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": COMMAND,
         "machine": {
-            "cpu": cpu_name(),
+            "cpu": processor_name(),
             "cores": os.cpu_count(),
             "load_before": load_before,
             "load_after": os.getloadavg()[0],
@@ -159,6 +159,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(lines: list[list[str]]) -> None:
+    """Print a table; the first line is its head."""
     table = Table(show_lines=True)
     for name in lines[0]:
         table.add_column(name, overflow="fold")
@@ -171,9 +172,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="exports of each tool, interleaved")
+    parser.add_argument("--rounds", type=int, default=3, help="number of exports with each tool, interleaved")
     parser.add_argument("--repetitions", type=int, default=7, help="timed runs of each file, interleaved")
-    parser.add_argument("--threads", type=int, default=1, help="of every tool and every run")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every tool and every run")
     options = parser.parse_args()
     try:
         result = compare(options)
@@ -186,7 +187,7 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    console.print(f"Written: {DOCUMENT.relative_to(ROOT)}, {(FOLDER / 'result.json').relative_to(ROOT)}")
+    console.print(f"written: {DOCUMENT.relative_to(ROOT)}, {(FOLDER / 'result.json').relative_to(ROOT)}")
     return 0
 
 

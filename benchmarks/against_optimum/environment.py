@@ -1,6 +1,7 @@
-"""optimum's own environment in ``build/optimum/venv``: made once, made again when ``requirements.txt`` changes.
+"""optimum's own environment, created in ``build/optimum/venv`` when ``requirements.txt`` changes.
 
-Its pins (transformers < 4.58) exclude ours, so nothing of it is ever imported here: exports run in its own Python.
+optimum needs other versions than this project (transformers < 4.58), so its exports run in its own Python and
+nothing of it is imported here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ COMMAND = "make bench-optimum"
 
 
 def ready_python(folder: Path, *, create: bool = True) -> Path:
-    """The environment's Python. Raises UserError when it is missing and may not or cannot be made."""
+    """Return the environment's Python, creating the environment if needed and allowed by ``create``.
+
+    Raises UserError if it is missing and cannot be created.
+    """
     python, marker, wanted = folder / "bin" / "python", folder / ".ready", REQUIREMENTS.read_text()
     if python.exists() and marker.exists() and marker.read_text() == wanted:
         return python
@@ -28,7 +32,7 @@ def ready_python(folder: Path, *, create: bool = True) -> Path:
     try:
         venv.create(folder, with_pip=True, clear=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"the environment {folder} cannot be made: {error}; install python3-venv") from error
+        raise UserError(f"cannot create the environment {folder}: {error}; install python3-venv") from error
     [torch] = [line for line in wanted.splitlines() if line.startswith("torch==")]
     for words in ([torch], ["-r", str(REQUIREMENTS)]):
         log = folder.with_name("install.log")
@@ -36,7 +40,7 @@ def ready_python(folder: Path, *, create: bool = True) -> Path:
             command = [str(python), "-m", "pip", "install", *words]
             if subprocess.run(command, stdout=file, stderr=file, check=False).returncode != 0:
                 raise UserError(
-                    f"optimum's environment cannot be installed (see {log}); it needs pip's package index"
+                    f"cannot install optimum's environment (see {log}); check the connection to pip's index"
                 )
     marker.write_text(wanted)
     return python

@@ -1,7 +1,7 @@
-"""Exported files against torch and against each other, on ONNX Runtime's CPU provider.
+"""Measure exported files against torch and against each other, on ONNX Runtime's CPU provider.
 
-In: a JSON plan (files by key, checkpoint, kind; threads; repetitions). Out: a JSON file with nodes, shapes, parity and latency.
-A file that cannot be checked, loaded or run leaves its error there.
+In: a JSON plan (files by key, checkpoint, kind; threads; repetitions). Out: a JSON file with nodes, shapes,
+parity and latency. For a file that cannot be checked, loaded or run, its error is recorded.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ import torch
 from benchmarks.against_optimum.ours import SIDE_PX, part
 from benchmarks.against_optimum.record import one_line
 from benchmarks.timing import interleaved
-from vaemotion.contract.audio import AST_LOG_MEL, SAMPLE_RATE_HZ, log_mel, normalised_window
-from vaemotion.data.procedural_art import sample_work, synthesise, work_seed
+from vaemotion.contract.audio import AST_LOG_MEL, SAMPLE_RATE_HZ, log_mel, normalized_window
+from vaemotion.data.art.art import sample_work, synthesize, work_seed
 
-BATCHES = (1, 2)  # both tools trace at batch 2: a constant 2 would fail at the other
+BATCHES = (1, 2)  # both tools trace at batch 2; a graph with a constant 2 would fail at batch 1
 Float32 = npt.NDArray[np.float32]
 
 
 def real_input(kind: str, batch: int) -> Float32:
-    """Log-mel of ``batch`` procedural works, (B, 1024, 128), or for "vision" seeded noise, (B, 3, side, side)."""
+    """Return log-mel of ``batch`` procedural works (B, 1024, 128); for "vision" noise (B, 3, side, side)."""
     if kind == "vision":
         noise = np.random.default_rng(0).standard_normal((batch, 3, SIDE_PX, SIDE_PX))
         return noise.astype(np.float32)
     duration_s = AST_LOG_MEL.samples_for(1024) / SAMPLE_RATE_HZ
     works = (sample_work(work_seed("validation", index)) for index in range(batch))
-    mels = [log_mel(synthesise(work, duration_s), AST_LOG_MEL) for work in works]
-    return np.stack([normalised_window(mel, 1024, AST_LOG_MEL) for mel in mels])
+    mels = [log_mel(synthesize(work, duration_s), AST_LOG_MEL) for work in works]
+    return np.stack([normalized_window(mel, 1024, AST_LOG_MEL) for mel in mels])
 
 
 def facts(file: Path) -> dict[str, Any]:
-    """What the file says of itself, and what onnx's full check says of it."""
+    """Read a file's nodes, opset, size and shapes, and the result of onnx's full check."""
     model = onnx.load(str(file))
     shapes = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
@@ -64,21 +64,22 @@ def facts(file: Path) -> dict[str, Any]:
 
 
 def open_session(file: Path, threads: int) -> tuple[Any, int]:
-    """A session with the runtime's options, and how many nodes ONNX Runtime's own optimisation leaves."""
-    optimised = file.with_name("optimised.onnx")
+    """Open a session with the runtime's options; also count the nodes after ONNX Runtime's optimization."""
+    optimized = file.with_name("optimized.onnx")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.optimized_model_filepath = str(optimised)
+    options.optimized_model_filepath = str(optimized)
     session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    nodes = len(onnx.load(str(optimised)).graph.node)
-    optimised.unlink()
+    nodes = len(onnx.load(str(optimized)).graph.node)
+    optimized.unlink()
     return session, nodes
 
 
 def difference(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, float]:
+    """Return the largest and the mean absolute difference. Raises ValueError for different shapes."""
     if got.shape != expected.shape:
         raise ValueError(f"the output has shape {got.shape}, torch's has {expected.shape}")
     gap = np.abs(got.astype(np.float64) - expected)
@@ -87,24 +88,26 @@ def difference(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, f
 
 @torch.no_grad()
 def eager(module: torch.nn.Module, inputs: Float32) -> npt.NDArray[Any]:
+    """Run a module in PyTorch on arrays, in the dtype of its parameters."""
     dtype = next(module.parameters()).dtype
     return module(torch.from_numpy(inputs).to(dtype)).numpy()
 
 
 def parity(session: Any, module: torch.nn.Module, kind: str) -> dict[str, Any]:
-    """By batch: largest and mean difference to eager torch on the same inputs, or the error."""
+    """Return, by batch size, the difference from eager torch on the same inputs, or the error."""
     found: dict[str, Any] = {}
     for batch in BATCHES:
         inputs = real_input(kind, batch)
         try:
             got = session.run(None, {session.get_inputs()[0].name: inputs})[0]
             found[str(batch)] = difference(got, eager(module, inputs))
-        except Exception as failure:  # a refused batch is a result
+        except Exception as failure:  # an unsupported batch size is a result
             found[str(batch)] = {"error": one_line(failure)}
     return found
 
 
 def measure(plan: dict[str, Any]) -> dict[str, Any]:
+    """Measure all files of a plan."""
     torch.set_num_threads(plan["threads"])
     files: dict[str, Any] = {}
     calls: dict[str, Callable[[], Any]] = {}
@@ -114,7 +117,7 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
         files[key] = found = facts(file)
         try:
             session, found["nodes_in_onnx_runtime"] = open_session(file, plan["threads"])
-        except Exception as failure:  # onnxruntime raises its own types, all of them derived from Exception
+        except Exception as failure:  # onnxruntime raises types of its own
             found["error"] = one_line(failure)
             continue
         found["parity"] = parity(session, module, kind)
@@ -127,7 +130,7 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
     inputs = real_input("ast", 1)
     floor = difference(eager(ast, inputs), eager(copy.deepcopy(ast).double(), inputs))
     calls["eager"] = lambda: eager(ast, inputs)
-    timed = interleaved(calls, plan["repetitions"], tell=lambda told: print(f"latency {told}", flush=True))
+    timed = interleaved(calls, plan["repetitions"], log=lambda line: print(f"latency {line}", flush=True))
     for key, times in timed.items():
         files.setdefault(key, {})["latency"] = {
             name: {"median": statistics.median(values), "all": values}

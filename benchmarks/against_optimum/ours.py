@@ -1,6 +1,6 @@
-"""Our side: the checkpoints with random weights, and their export through ``export.to_onnx``.
+"""This project's side: write checkpoints with random weights, and export them with ``export.to_onnx``.
 
-In: a checkpoint's folder and which module of it. Out: ``model.onnx`` in a folder, and a record.
+In: a checkpoint's folder and the kind of part to export. Out: ``model.onnx`` in a folder, and a record.
 """
 
 from __future__ import annotations
@@ -21,31 +21,44 @@ PACKAGES = ("transformers", "torch", "onnx", "onnxscript", "onnxruntime")
 SIDE_PX = 64
 SMALL_VLM = {
     "vision_config": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "image_size": SIDE_PX, "patch_size": 16,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE_PX,
+        "patch_size": 16,
     },
     "text_config": {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 128,
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 128,
     },
     "scale_factor": 2,
     "image_token_id": 3,
-}  # fmt: skip
+}
 
 
 class LastHiddenState(nn.Module):
-    """``ASTModel`` with the one output that both tools are compared by: (B, frames, mels) → (B, tokens, width)."""
+    """``ASTModel`` with the one output that is compared: (B, frames, mels) → (B, tokens, width)."""
 
     def __init__(self, ast: nn.Module) -> None:
         super().__init__()
         self.ast = ast
 
     def forward(self, input_values: Tensor) -> Tensor:
+        """Return the last hidden state."""
         return self.ast(input_values).last_hidden_state
 
 
 def write_checkpoints(folder: Path) -> None:
-    """``ast`` (AST-base's true shapes), ``smolvlm`` and ``smolvlm-vision`` (small) as config.json and safetensors."""
+    """Write the checkpoints as config.json and safetensors.
+
+    ``ast`` has AST-base's true shapes; ``smolvlm`` and ``smolvlm-vision`` are small.
+    """
     torch.manual_seed(0)
     ASTModel(ASTConfig()).save_pretrained(folder / "ast")
     vlm = build_vlm(SMALL_VLM)
@@ -54,8 +67,12 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def part(kind: str, checkpoint: Path) -> Part:
-    """What is exported: "ast" as optimum does, "ast-plain" with attention written out instead of torch's fused operator,
-    "ast-mean" as the product does, "vision" for SmolVLM's tower and connector."""
+    """Build the part to export from a checkpoint.
+
+    ``kind``: "ast" has the same output as optimum's; "ast-plain" also has attention written out instead of
+    torch's fused operator; "ast-mean" is the product's encoder; "vision" is SmolVLM's vision tower with its
+    connector.
+    """
     if kind == "vision":
         vlm: Any = SmolVLMForConditionalGeneration.from_pretrained(checkpoint)
         return Part(VisionEncoder(vlm).eval(), {"pixels": torch.zeros(2, 3, SIDE_PX, SIDE_PX)}, ("tokens",))

@@ -1,4 +1,4 @@
-"""One piece of work in a process of its own: how long it took, its peak memory, and its failure as one line.
+"""Record the duration, peak memory and failure of a function that runs in a process of its own.
 
 In: a function. Out: a JSON file. Standard library only, because it runs in both environments.
 """
@@ -14,11 +14,11 @@ from typing import Any
 
 
 def record(work: Callable[[], Any], file: Path, packages: Sequence[str]) -> None:
-    """Do ``work`` and write ``file``: seconds, peak memory, the versions of ``packages``, and the error or null."""
+    """Call ``work``; write its seconds, peak memory, package versions and error (or null) to ``file``."""
     began_s, error = time.monotonic(), None
     try:
         work()
-    except Exception as failure:  # whatever an exporter raises is a result here
+    except Exception as failure:  # any failure of an exporter is a result
         error = one_line(failure)
     values = {
         "export_s": time.monotonic() - began_s,
@@ -30,11 +30,12 @@ def record(work: Callable[[], Any], file: Path, packages: Sequence[str]) -> None
 
 
 def one_line(failure: BaseException) -> str:
-    """Type and message without line breaks."""
+    """Return type and message of an exception without line breaks."""
     return " ".join(f"{type(failure).__name__}: {failure}".split())
 
 
 def installed(package: str) -> str | None:
+    """Return the version of an installed package, None for a missing one."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -42,7 +43,7 @@ def installed(package: str) -> str | None:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process, by Linux. ``getrusage`` would count the parent's, too."""
+    """Return the peak resident memory of this process on Linux; ``getrusage`` would include the parent's."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024

@@ -1,6 +1,7 @@
-"""The comparison's result as tables: for the terminal, and for the document between its markers.
+"""The comparison's result as tables, for the terminal and for the document.
 
-In: the values of ``result.json``. Out: rows of text, Markdown.
+In: the values of ``result.json``. Out: rows of text, and Markdown for the section between the document's
+markers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.words import markdown_table
 
 Values = dict[str, Any]
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -30,7 +32,7 @@ NOTHING = "–"
 
 
 def rows(result: Values) -> list[list[str]]:
-    """AST-base: the head, then one row a figure; the first cell names it with its unit."""
+    """Tabulate AST-base: a head, then one row per figure, whose first cell names it with its unit."""
     exports, files = result["exports"], result["files"]
 
     def row(name: str, of: Callable[[str], str], eager: str = NOTHING) -> list[str]:
@@ -70,7 +72,7 @@ def rows(result: Values) -> list[list[str]]:
 
 
 def vision_rows(result: Values) -> list[list[str]]:
-    """SmolVLM with small random weights: what each tool makes of it."""
+    """Tabulate the exports of a small SmolVLM with random weights."""
     lines = [["SmolVLM, small", "export", "largest difference to eager by batch"]]
     for key, title in VISION.items():
         error = result["exports"][key]["error"]
@@ -83,7 +85,7 @@ def vision_rows(result: Values) -> list[list[str]]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median (smallest–largest), or the one figure that all are."""
+    """Format values as median (smallest–largest), or as one figure if all are equal."""
     if not values:
         return NOTHING
     digits = 2 if max(values) < 10 else 1 if max(values) < 100 else 0
@@ -92,18 +94,20 @@ def spread(values: Sequence[float]) -> str:
 
 
 def parity(files: Values, key: str, batch: int) -> str:
+    """Format a file's largest and mean difference from eager at a batch size, or its error."""
     found = files.get(key, {})
     gap = found.get("parity", {}).get(str(batch), {"error": found.get("error", NOTHING)})
     return gap["error"] if "error" in gap else f"{gap['max_abs']:.1e} / {gap['mean_abs']:.1e}"
 
 
 def shapes(files: Values, key: str) -> str:
+    """Format a file's inputs and outputs with their shapes."""
     found = files.get(key, {}).get("shapes", {})
     return " → ".join(f"{name} ({', '.join(map(str, sizes))})" for name, sizes in found.items()) or NOTHING
 
 
 def free_batch(files: Values, key: str, batches: Sequence[int]) -> str:
-    """Named in every shape, and really run at each batch."""
+    """State whether the batch dimension is symbolic in every shape, and every batch size ran."""
     found = files.get(key, {})
     if "shapes" not in found:
         return NOTHING
@@ -113,15 +117,17 @@ def free_batch(files: Values, key: str, batches: Sequence[int]) -> str:
 
 
 def megabytes(files: Values, key: str) -> str:
+    """Format a file's size in MB."""
     return f"{files[key]['bytes'] / 1e6:.1f}" if "bytes" in files.get(key, {}) else NOTHING
 
 
 def latency(files: Values, key: str, clock: str) -> str:
+    """Format a file's times by wall or CPU clock, in ms."""
     return spread(files.get(key, {}).get("latency", {}).get(clock, {}).get("all", []))
 
 
 def ratio(files: Values, key: str, clock: str) -> str:
-    """Each repetition against optimum's in the same repetition."""
+    """Format the ratios to optimum's times in the same repetitions."""
     mine, theirs = (
         files.get(k, {}).get("latency", {}).get(clock, {}).get("all", []) for k in (key, "optimum")
     )
@@ -129,7 +135,7 @@ def ratio(files: Values, key: str, clock: str) -> str:
 
 
 def markdown(result: Values) -> str:
-    """The generated section of the document."""
+    """Return the generated section of the document."""
     machine, floor = result["machine"], result["float32_against_float64"]
     versions = {
         name: ", ".join(f"{package} {number}" for package, number in found.items())
@@ -137,13 +143,14 @@ def markdown(result: Values) -> str:
     }
     before, after = (f"{machine[when]:.1f}" for when in ("load_before", "load_after"))
     paragraphs = [
-        f"Made by `{result['command']}`: {machine['cpu']}, {machine['cores']} cores, load {before} before and {after} after; "
-        f"{result['threads']} thread for each tool; {result['rounds']} exports of the first two columns (one of the others) and {result['repetitions']} timed repetitions, "
-        "interleaved. Median (smallest–largest); a ratio is taken within each repetition.",
-        markdown_table(rows(result)),
+        f"Made by `{result['command']}`: {machine['cpu']}, {machine['cores']} cores, load {before} before "
+        f"and {after} after; {result['threads']} thread for each tool; {result['rounds']} exports of the "
+        f"first two columns (one of the others) and {result['repetitions']} timed repetitions, interleaved. "
+        "Median (smallest–largest); a ratio is taken within each repetition.",
+        _table(rows(result)),
         f"For scale: eager torch in float32 differs from itself in float64 by {floor['max_abs']:.1e} at most "
         f"({floor['mean_abs']:.1e} on average, batch 1).",
-        markdown_table(vision_rows(result)),
+        _table(vision_rows(result)),
     ]
     if failures := [(key, e["error"]) for key, e in result["exports"].items() if e["error"]]:
         paragraphs.append("(1) What the tool said:")
@@ -152,14 +159,20 @@ def markdown(result: Values) -> str:
     return "\n\n".join(paragraphs)
 
 
-def markdown_table(lines: list[list[str]]) -> str:
-    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+def _table(lines: list[list[str]]) -> str:
+    """Return a Markdown table; the first line is its head."""
+    return markdown_table(lines[0], lines[1:])
 
 
 def replace_measured(document: str, section: str) -> str:
-    """``document`` with a new section between its markers; every other word stays."""
+    """Replace the section between the document's markers and keep everything else.
+
+    Raises UserError if the markers are missing or stand more than once.
+    """
     pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(document)) != 1:
-        raise UserError(f"the document needs one line {BEGIN!r} and after it one line {END!r}; put them in")
+        raise UserError(
+            f"the document needs one line '{BEGIN}' and after it one line '{END}'; add them around the "
+            "section"
+        )
     return pattern.sub(lambda _: f"{BEGIN}\n\n{section}\n\n{END}", document)

@@ -1,7 +1,7 @@
 """optimum's export, run by the Python of optimum's own environment.
 
-In: a checkpoint's folder. Out: ``model.onnx`` in a folder, and a record. Nothing of this project's packages is imported,
-because that environment has other versions of everything. ``optimum-cli export onnx`` calls the same function.
+In: a checkpoint's folder. Out: ``model.onnx`` in a folder, and a record. It imports none of this project's
+packages, because that environment has other versions. ``optimum-cli export onnx`` calls the same function.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def main() -> None:
     checkpoint, folder, record_file = (Path(word) for word in sys.argv[1:4])
     from optimum.exporters.onnx import main_export  # pyright: ignore[reportMissingImports]
 
-    def export() -> None:  # its own validation is left out: both files are compared with torch afterwards
+    def export() -> None:
+        # Without optimum's own validation: all files are compared with torch afterwards.
         main_export(
             str(checkpoint), folder, task="feature-extraction", do_validation=False, local_files_only=True
         )

@@ -1,1 +1,1 @@
-"""Sinks: where messages leave the runtime. Each runs on its own thread behind a bounded queue."""
+"""Sinks, through which messages leave the runtime; each has a thread behind a bounded queue."""

@@ -1,4 +1,4 @@
-"""The terminal: a live view where there is a terminal, plain lines where there is none."""
+"""The console sink: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,31 +13,34 @@ from rich.text import Text
 from runtime.messages import DeviceStatus, End, Message, Narration, Notice, Reading, Start, Status
 from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
 
-LINES_PER_S = 1.0  # plain readings, in media time
+LINES_PER_S = 1.0  # readings as plain lines, per second of the run's clock
 PLANE_COLUMNS, PLANE_ROWS = 33, 13
 _PATH_STYLE = {"audio": "dark_orange3", "visual": "dodger_blue2", "audio-visual": "green3"}
 
 
 def open_console() -> PlainConsole | LiveConsole:
-    """The view that fits standard error."""
+    """Return the live view where standard error is a terminal, else the plain lines."""
     return LiveConsole(Console(stderr=True)) if sys.stderr.isatty() else PlainConsole(Console(stderr=True))
 
 
 def words(reading: Reading) -> str:
-    """A reading in words, for example "stirring, pleasant"."""
+    """Describe a reading in words, for example "stirring, pleasant"."""
     return f"{level_word(reading.arousal, AROUSAL_WORDS)}, {level_word(reading.valence, VALENCE_WORDS)}"
 
 
 def device_words(status: Status) -> str:
-    """Camera and microphone and how far they are apart, for example "camera live, microphone lost"; empty for a file."""
+    """Describe the devices and their skew, for example "camera live, microphone lost".
+
+    Returns "" for a file.
+    """
     devices: dict[str, DeviceStatus] = {"camera": status.camera, "microphone": status.microphone}
-    told = [f"{name} {device.state}" for name, device in devices.items() if device.state != "none"]
-    told += [] if status.skew_ms is None else [f"sound {status.skew_ms:+.0f} ms from the picture"]
-    return ", ".join(told)
+    parts = [f"{name} {device.state}" for name, device in devices.items() if device.state != "none"]
+    parts += [] if status.skew_ms is None else [f"sound {status.skew_ms:+.0f} ms from the frame"]
+    return ", ".join(parts)
 
 
 def summary(end: End) -> str:
-    """How the run went, in one line."""
+    """Summarize a run in one line."""
     encoded = ", ".join(f"{count} × {encoder}" for encoder, count in end.encodes.items())
     dropped = ", ".join(f"{count} {what}" for what, count in end.dropped.items() if count) or "nothing"
     return (
@@ -47,7 +50,7 @@ def summary(end: End) -> str:
 
 
 class PlainConsole:
-    """One reading a second, every narration and every notice, as lines."""
+    """One reading a second, every narration and every notice, as plain lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -82,7 +85,7 @@ class PlainConsole:
 
 
 class LiveConsole:
-    """The valence/arousal plane with its trail, emotion bars, the newest narrations, latency and drops."""
+    """A live view: valence/arousal plane with a trail, emotion bars, narrations, devices and latency."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -117,20 +120,20 @@ class LiveConsole:
         self._live.stop()
 
     def _view(self) -> RenderableType:
-        lights = device_words(self._status) if self._status else ""
+        devices = device_words(self._status) if self._status else ""
         if not self._trail:
-            return Text(f"waiting for the first reading … {lights}", style="dim")
+            return Text(f"waiting for the first reading … {devices}", style="dim")
         reading = self._trail[-1]
         top = Table.grid(padding=(0, 2))
         top.add_row(
             Panel(plane(self._trail), title="arousal ↑  valence →", border_style="dim"), self._bars(reading)
         )
         lines: list[RenderableType] = [self._headline(reading), top]
-        lines += [Text(lights, style="dim")] if lights else []
+        lines += [Text(devices, style="dim")] if devices else []
         for narration in self._narrations:
             newest = narration is self._narrations[-1]
-            told = Text(f"{narration.about_s:7.1f} s  ", style="dim")
-            lines.append(told.append(narration.text, style="bold" if newest else "dim"))
+            line = Text(f"{narration.about_s:7.1f} s  ", style="dim")
+            lines.append(line.append(narration.text, style="bold" if newest else "dim"))
         lines += [Text(f"{n.time_s:7.1f} s  note: {n.text}", style="yellow") for n in self._notices]
         return Group(*lines)
 
@@ -156,7 +159,7 @@ class LiveConsole:
 
 
 def plane(trail: list[Reading]) -> Text:
-    """The square [-1, 1]² with the readings' trail, newest last."""
+    """Draw the square [-1, 1]² of valence and arousal with the trail of readings, newest last."""
     grid = [[" "] * PLANE_COLUMNS for _ in range(PLANE_ROWS)]
     for row in range(PLANE_ROWS):
         grid[row][PLANE_COLUMNS // 2] = "│"

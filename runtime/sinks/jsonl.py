@@ -1,13 +1,13 @@
-"""The timeline: every message as a JSON line, written so that whatever happens the file holds whole lines only.
+"""The timeline sink: every message as a JSON line, in a file that always holds whole lines only.
 
-With ``max_bytes`` the file is rotated: ``timeline`` is the newest, ``timeline.1`` the one before, up to ``timeline.N``. Each begins with the
-run's ``Start``, so each is a timeline of its own, and a disk that is full costs lines, which are counted, and not the run.
+With ``max_bytes`` the file is rotated: ``timeline`` is the newest, ``timeline.1`` the one before, up to
+``timeline.N``. Each begins with the run's ``Start``, so that each is a timeline of its own. A full disk then
+costs lines, which are counted, and not the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import stat
@@ -16,26 +16,32 @@ from pathlib import Path
 
 from runtime.messages import Message, Start, record
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.files import append_whole
 
 
 class JsonLines:
-    """Writes to a file, or to standard output when ``target`` is "-"."""
+    """A timeline in a file, or on standard output where ``target`` is "-"."""
 
     def __init__(self, target: str, max_bytes: int | None = None, keep: int = 5) -> None:
-        """Open the file. An earlier timeline is replaced, or rotated where there is rotation: a file would be larger than ``max_bytes``, and
-        ``keep`` older ones stay. Only a regular file is rotated. Raises UsageError for any other file that is not empty."""
+        """Open the file.
+
+        ``max_bytes``: size above which the file is rotated, None for no rotation; ``keep``: older files
+        that stay. An earlier timeline is rotated, or replaced without rotation. Only a regular file is
+        rotated. Raises UsageError for a file that is neither empty nor a timeline, UserError where it
+        cannot be written.
+        """
         if keep < 1 or (max_bytes is not None and max_bytes < 1):
             raise ValueError(f"max_bytes and keep must be at least 1, got {max_bytes} and {keep}")
         self._name = "standard output" if target == "-" else target
         self._path, self._is_file = Path(target), target != "-"
         self._max_bytes, self._keep = max_bytes, keep
-        self.dropped = 0  # lines for which there was no room
+        self.dropped = 0  # lines lost on a full disk
         self._start, self._size = b"", 0
         self._rotates = False
         if not self._is_file:
             self._file = sys.stdout.fileno()
             return
-        _check_ours(self._path)
+        _check_replaceable(self._path)
         try:
             if max_bytes is not None and self._path.is_file() and self._path.stat().st_size:
                 _shift(self._path, keep)
@@ -45,7 +51,10 @@ class JsonLines:
         self._rotates = max_bytes is not None and stat.S_ISREG(os.fstat(self._file).st_mode)
 
     def publish(self, message: Message) -> None:
-        """One message is one write, so that a kill cannot leave half a line. Without rotation it raises UserError when the disk is full."""
+        """Write a message in one call, so that a kill cannot leave half a line.
+
+        Raises UserError when the disk is full and there is no rotation.
+        """
         line = json.dumps(record(message), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         if isinstance(message, Start):
             self._start = line
@@ -59,7 +68,8 @@ class JsonLines:
         except OSError as error:
             if self._max_bytes is None:
                 raise UserError(
-                    f"cannot write to {self._name}: {os.strerror(error.errno or 0)}; make room or choose another --out"
+                    f"cannot write to {self._name}: {os.strerror(error.errno or 0)}; "
+                    "make room or choose another --out"
                 ) from error
             self.dropped += 1
 
@@ -69,7 +79,7 @@ class JsonLines:
             os.close(self._file)
 
     def _rotate(self) -> None:
-        """The new file exists before the older ones move, so that a full disk moves nothing."""
+        """Start a new file; it is opened before the older ones move, so that a full disk moves nothing."""
         temporary = self._path.with_name(f"{self._path.name}.new")
         file = _open(temporary)
         try:
@@ -82,25 +92,16 @@ class JsonLines:
         self._file, self._size = file, 0
 
 
-def append_whole(file: int, data: bytes, is_file: bool = True) -> None:
-    """Write all of ``data`` to a file descriptor, and to a file all or nothing. Raises OSError."""
-    written = os.write(file, data)
-    while 0 < written < len(data) and not is_file:  # a pipe may take a part
-        written += os.write(file, data[written:])
-    if written < len(data):
-        os.ftruncate(file, os.lseek(file, -written, os.SEEK_CUR))
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def _shift(path: Path, keep: int) -> None:
-    """``path`` becomes ``path.1``, ``path.1`` becomes ``path.2``; what was ``path.keep`` is gone."""
+    """Rename ``path`` to ``path.1``, ``path.1`` to ``path.2`` and so on; ``path.keep`` is replaced."""
     names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
     for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
         with contextlib.suppress(FileNotFoundError):
             os.replace(newer, older)
 
 
-def _check_ours(path: Path) -> None:
+def _check_replaceable(path: Path) -> None:
+    """Raise UsageError for a file that is neither empty nor a timeline, UserError for an unreadable one."""
     try:
         with path.open("rb") as file:
             head = file.read(8)

@@ -1,7 +1,8 @@
-"""Open Sound Control (OSC 1.0 over UDP) to a show. The contract is docs/osc.md; ``runtime.controls`` is the way back.
+"""Open Sound Control (OSC 1.0 over UDP) to a show, as docs/osc.md defines it.
 
-In: messages and, once a second, a ``Status``. Out: one bundle for each, so that a receiver sees values of one moment together.
-Nobody answers: a receiver that is slow, dead or absent costs an error that is counted, never a moment.
+In: messages and, once a second, a ``Status``. Out: one bundle for each, so that a receiver gets the values of
+one tick together. Receivers do not answer: a slow, dead or absent one costs a counted error, and no time.
+``runtime.show.controls`` receives what a show sends back.
 """
 
 from __future__ import annotations
@@ -11,55 +12,39 @@ import socket
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message_builder import OscMessageBuilder
 
+from runtime.endpoints import resolve
 from runtime.messages import End, Message, Narration, Notice, Reading, Start, Status
-from vaemotion.contract.errors import UsageError, UserError
 
-PREFIX = "/vaemotion/1"  # the address map's version: an address that is in it keeps its meaning
-ABSENT = -1.0  # an age or a latency that there is not: OSC has no word for it that every receiver knows
-FAR = -1e6  # the same for a value that may be -1
+PREFIX = "/vaemotion/1"  # the address map's version: an address in it keeps its meaning
+ABSENT = -1.0  # for None: OSC has no null that every receiver knows
+ABSENT_SIGNED = -1e6  # the same for a value that may be -1
 TEXT_BYTES = 1000  # of a text, at most
 
 Value = float | int | str
 Values = list[tuple[str, Value]]  # address without PREFIX → value; its Python type is its OSC type
 
 
-def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str, int]:
-    """Host and port from HOST:PORT, or from PORT where there is a default host. Raises UsageError."""
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or default_host
-    if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65_535):
-        form = "PORT or HOST:PORT" if default_host else "HOST:PORT"
-        raise UsageError(f"{option} takes {form} with a port from 1 to 65535, got {text!r}")
-    return host, int(port)
-
-
-def resolve(host: str, port: int, option: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    """A UDP endpoint's family and address. Raises UserError when the host cannot be found."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{option}: the host {host!r} cannot be found; give its IP address") from error
-    return family, (str(address[0]), port)
-
-
 class OscSink:
-    """Sends to one receiver. While the show is muted it holds readings and narrations back; status and heartbeat go on."""
+    """A sender to one receiver. While the show is muted it holds readings and narrations back."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Raises UserError when the host cannot be found. Whether anybody listens there is not asked."""
+        """Resolve the host, without a test of whether a program listens there.
+
+        Raises UserError when the host cannot be found.
+        """
         self._family, self._receiver = resolve(host, port, "--out osc")
         self._socket: socket.socket | None = None
-        self._facts: Values = []
+        self._start: Values = []
         self._muted, self._beat = False, -1
         self.send_errors = 0
 
     def publish(self, message: Message) -> None:
         match message:
             case Start():
-                self._facts = facts_of(message)
-                self._send(self._facts)
+                self._start = start_values(message)
+                self._send(self._start)
             case Reading() if not self._muted:
-                self._send(values_of(message))
+                self._send(reading_values(message))
             case Narration() if not self._muted:
                 self._send(
                     [
@@ -72,7 +57,7 @@ class OscSink:
                 self._muted = message.muted
                 heartbeat: Values = [("/heartbeat", message.beat)] if message.beat != self._beat else []
                 self._beat = message.beat
-                self._send(heartbeat + status_of(message, self.send_errors) + self._facts)
+                self._send(heartbeat + status_values(message, self.send_errors) + self._start)
             case Notice():
                 self._send([("/status/notice", message.text)])
             case End():
@@ -86,8 +71,11 @@ class OscSink:
         self._socket = None
 
     def _send(self, values: Values) -> None:
-        """One bundle. An error is counted and a new socket tried once: what UDP reports belongs to the datagram before, and a
-        socket outlives neither a network that went nor an address that changed."""
+        """Send one bundle. After an error, which is counted, it is sent once more from a new socket.
+
+        UDP reports an error at the datagram after the one that failed, and a socket does not survive a
+        network that went down or an address that changed.
+        """
         packet = bundle(values)
         for _ in range(2):
             try:
@@ -112,7 +100,7 @@ class OscSink:
 
 
 def bundle(values: Values) -> bytes:
-    """An OSC bundle, to be acted on at once: a float is sent as f, an int as i, a text as s."""
+    """Encode an OSC bundle with the time tag "immediately": float as f, int as i, text as s."""
     builder = OscBundleBuilder(IMMEDIATELY)
     for address, value in values:
         message = OscMessageBuilder(PREFIX + address)
@@ -125,8 +113,8 @@ def bundle(values: Values) -> bytes:
     return builder.build().dgram
 
 
-def values_of(reading: Reading) -> Values:
-    """A reading's addresses: always all of them, so that channels do not come and go."""
+def reading_values(reading: Reading) -> Values:
+    """Return a reading's addresses, always all of them, so that a receiver's channels stay the same."""
     ages_s = {"visual": reading.visual_age_s, "audio": reading.audio_age_s}
     return [
         ("/time_s", reading.time_s),
@@ -150,8 +138,8 @@ def _or_absent(value: float | None) -> float:
     return ABSENT if value is None else value
 
 
-def facts_of(start: Start) -> Values:
-    """What runs on what. Sent again with every status, for receivers that start later."""
+def start_values(start: Start) -> Values:
+    """Return bundle, source and engines; sent again with every status, for receivers that start later."""
     return [
         ("/status/version", start.version),
         ("/status/bundle", start.bundle),
@@ -161,7 +149,9 @@ def facts_of(start: Start) -> Values:
     ]
 
 
-def status_of(status: Status, send_errors: int) -> Values:
+def status_values(status: Status, send_errors: int) -> Values:
+    """Return a status's addresses, with this sink's ``send_errors``."""
+    synchronised = status.clock_synchronised
     return [
         ("/status/state", status.state),
         ("/status/muted", int(status.muted)),
@@ -178,13 +168,10 @@ def status_of(status: Status, send_errors: int) -> Values:
         ("/status/microphone", status.microphone.state),
         ("/status/camera_losses", status.camera.losses),
         ("/status/microphone_losses", status.microphone.losses),
-        ("/status/skew_ms", FAR if status.skew_ms is None else status.skew_ms),
-        ("/status/drift_ppm", FAR if status.drift_ppm is None else status.drift_ppm),
+        ("/status/skew_ms", ABSENT_SIGNED if status.skew_ms is None else status.skew_ms),
+        ("/status/drift_ppm", ABSENT_SIGNED if status.drift_ppm is None else status.drift_ppm),
         ("/status/latency_p99_ms", _or_absent(status.latency_p99_ms)),
         ("/status/latency_p99_narrating_ms", _or_absent(status.latency_p99_narrating_ms)),
-        (
-            "/status/clock_synchronised",
-            -1 if status.clock_synchronised is None else int(status.clock_synchronised),
-        ),
+        ("/status/clock_synchronised", -1 if synchronised is None else int(synchronised)),
         ("/status/narrator", status.narrator),
     ]

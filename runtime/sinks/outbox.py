@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Literal, Protocol
 
-from runtime.mailbox import Closed, Ring
+from runtime.mailbox import BoundedQueue, Closed
 from runtime.messages import Message
 from runtime.stage_times import StageTimes
 
@@ -13,15 +13,18 @@ CAPACITY = 512  # messages: about half a minute of readings
 
 
 class Sink(Protocol):
-    """Takes messages, one at a time, on one thread."""
+    """A receiver of messages, one at a time, on one thread."""
 
     def publish(self, message: Message) -> None: ...
     def close(self) -> None: ...
 
 
 class Outbox:
-    """``when_full``: "drop-oldest" where time runs (counted), "wait" where nothing may be lost; once ``stop`` is set, nothing waits any
-    more: a terminal or a pipe that nobody reads must not keep a run from ending."""
+    """A sink behind a queue and a thread of its own.
+
+    ``when_full``: "drop-oldest" (counted) in real time, "wait" where nothing may be lost. Once ``stop``
+    is set nothing waits any more: a terminal or a pipe that nobody reads must not keep a run from ending.
+    """
 
     def __init__(
         self, name: str, sink: Sink, when_full: Literal["wait", "drop-oldest"], stop: threading.Event
@@ -29,7 +32,7 @@ class Outbox:
         self.name = name
         self._stop = stop
         self._sink = sink
-        self._queue: Ring[Message] = Ring(CAPACITY, when_full)
+        self._queue: BoundedQueue[Message] = BoundedQueue(CAPACITY, when_full)
         self.times = StageTimes()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._deliver, name=f"sink {name}", daemon=True)
@@ -37,16 +40,16 @@ class Outbox:
 
     @property
     def dropped(self) -> int:
-        """Messages that waited too long, and those that the sink itself had to leave out."""
+        """Number of messages that waited too long, or that the sink itself had to leave out."""
         return self._queue.dropped + getattr(self._sink, "dropped", 0)
 
     @property
     def deepest(self) -> int:
-        """The most messages that ever waited."""
+        """Largest number of messages that ever waited."""
         return self._queue.deepest
 
     def put(self, message: Message) -> None:
-        """Queue a message. Raises what made the sink fail."""
+        """Queue a message. Raises the error that made the sink fail."""
         while True:
             if self._error is not None:
                 raise self._error
@@ -54,7 +57,10 @@ class Outbox:
                 return
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Deliver what is queued, for at most ``timeout_s``, and close the sink. Raises what made the sink fail."""
+        """Deliver the queued messages, for at most ``timeout_s``, and close the sink.
+
+        Raises the error that made the sink fail.
+        """
         self._queue.close()
         self._thread.join(timeout_s)
         if self._error is not None:

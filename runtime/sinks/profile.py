@@ -1,4 +1,4 @@
-"""``--profile``: where a run's time went, as a table on standard error when it ends."""
+"""``--profile``: a table of the time that each stage of a run took, on standard error at its end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from runtime.messages import End, Message
 
 
 class ProfileTable:
-    """Per stage: how often, p50, p95 and max in milliseconds, seconds in all, and their share of the run's wall time; stages run on several
-    threads, so that the shares may add up to more than one. Then what waited and what was dropped."""
+    """A table with one row per stage, then the queues' depths and the dropped items.
+
+    Columns: count, p50, p95 and max in milliseconds, total and processor seconds, share of the run's wall
+    time. Stages run on several threads, so that the shares may add up to more than one.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -34,9 +37,9 @@ class ProfileTable:
             )
             table.add_row(stage, *numbers)
         self._console.print(table)
-        for word, counts in (("waited at most", message.deepest), ("dropped", message.dropped)):
-            told = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
-            self._console.print(f"{word}: {told}", highlight=False)
+        for title, counts in (("waited at most", message.deepest), ("dropped", message.dropped)):
+            listed = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
+            self._console.print(f"{title}: {listed}", highlight=False)
 
     def close(self) -> None:
         """Nothing to close."""

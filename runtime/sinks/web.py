@@ -1,11 +1,14 @@
-"""The web page: whoever opens it in a browser sees what is perceived now. docs/web.md says how; ``runtime.sinks.web_server`` whom.
+"""The web sink: a page that shows the readings live in a browser (docs/web.md).
 
-In: messages, and pictures of the camera where they are allowed. Out: to each open page the JSON of ``runtime.messages.record`` over a
-WebSocket, with ``waited_s`` added: how old the message is, so that the page never shows an old value as a live one.
+In: messages, and frames of the camera where they are allowed. Out: to each open page the JSON of
+``runtime.messages.record`` over a WebSocket, with ``waited_s`` added. It is the message's age, so that
+the page never shows an old value as a live one. ``runtime.sinks.web_server`` decides who may open the
+page.
 
-The server runs on a thread with an event loop of its own. A page acknowledges each message by how many it has received. One that is
-``WINDOW`` messages behind gets nothing until it catches up; as many wait for it, and the newest of each type whatever happens; what it
-misses is counted. So neither a slow browser nor a dead one costs perception a moment, and none shows what is long past.
+The server runs on a thread with an event loop of its own. A page acknowledges messages by the number that
+it has received. A page that is ``WINDOW`` messages behind gets nothing until it catches up. Meanwhile that
+many messages wait for it, and always the newest of each type; the rest is dropped and counted. So a slow or
+dead browser never delays perception, and no page shows values that are long past.
 """
 
 from __future__ import annotations
@@ -26,52 +29,46 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
-from runtime.mailbox import Closed, Ring
+from runtime.endpoints import resolve
+from runtime.mailbox import BoundedQueue, Closed
 from runtime.messages import Message, record
-from runtime.sinks.osc import parse_endpoint, resolve
-from runtime.sinks.web_server import SECURITY_HEADERS, Gate, check_token, load_pages
+from runtime.sinks.web_server import SECURITY_HEADERS, RequestGuard, check_token, load_pages
 from vaemotion.contract.errors import UserError
 
 MAX_PAGES = 16  # open at a time
-MAX_CONNECTIONS = 64  # with those that ask for files, or for nothing: file descriptors are perception's, too
-WINDOW = 8  # messages that a page may owe: 0.8 s of readings
+MAX_CONNECTIONS = 64  # of any kind: the whole process shares its file descriptors
+WINDOW = 8  # messages that a page may leave unacknowledged: 0.8 s of readings
 PREVIEW_EVERY_S = 0.25
-FAREWELL_S = 0.4  # at the end, for pages to take what they are owed
-_FIRST = ("start", "status", "reading", "narration", "end")  # what a page that opens later gets of the past
+CLOSING_S = 0.4  # at the end, for pages to receive the messages that wait
+_REPEATED = ("start", "status", "reading", "narration", "end")  # newest of each: sent to a page that opens
 _INBOX = 256  # messages between the sink's thread and the server's
 _MESSAGE_BYTES = 16  # of an acknowledgement, at most
-_OPEN_S, _PING_S, _PONG_S = (
-    5.0,
-    5.0,
-    10.0,
-)  # a client's time to make its request; the beat of asking whether it lives, and to answer
-
-
-def parse_web(target: str) -> tuple[str, int]:
-    """Host and port from what follows ``--out web:``, a PORT of loopback or HOST:PORT. Raises UsageError."""
-    return parse_endpoint(target, "--out web:", "127.0.0.1")
+_OPEN_S = 5.0  # for a client to make its request
+_PING_S = 5.0  # between two pings of a client
+_PONG_S = 10.0  # for a client to answer a ping
 
 
 @dataclass(frozen=True)
-class News:
-    """A message on its way. ``kind``: its type; ``content``: an object's JSON, or a JPEG."""
+class Outgoing:
+    """A message for a page. ``kind``: its type; ``content``: a JSON object, or a JPEG."""
 
     kind: str
     content: str | bytes
     came_s: float = field(default_factory=time.monotonic)
 
     def payload(self) -> str | bytes:
+        """Return what is sent now: the JPEG, or the JSON with the message's age."""
         if isinstance(self.content, bytes):
             return self.content
         return f'{{"waited_s": {time.monotonic() - self.came_s:.3f}, {self.content[1:]}'
 
 
 class Page:
-    """One open page: what waits for it, and how much of what was sent it has acknowledged."""
+    """One open page: the messages that wait for it, and the number that it has acknowledged."""
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection = connection
-        self._waiting: list[News] = []
+        self._waiting: list[Outgoing] = []
         self._sent = self._acknowledged = self.dropped = 0
         self._changed = asyncio.Event()
         assert connection.request is not None, "the handshake is over"
@@ -79,21 +76,25 @@ class Page:
         self.is_projection = parse_qs(query).get("mode") == ["projection"]
 
     @property
-    def is_served(self) -> bool:
+    def is_idle(self) -> bool:
+        """No message waits."""
         return not self._waiting
 
-    def put(self, news: News) -> None:
-        """Where ``WINDOW`` messages wait, a new one takes the place of the oldest of its kind; a picture always does."""
-        if len(self._waiting) >= WINDOW or news.kind == "preview":
-            older = next((waiting for waiting in self._waiting if waiting.kind == news.kind), None)
+    def put(self, message: Outgoing) -> None:
+        """Queue a message.
+
+        It replaces the oldest of its kind where ``WINDOW`` messages wait already; a camera frame always does.
+        """
+        if len(self._waiting) >= WINDOW or message.kind == "preview":
+            older = next((waiting for waiting in self._waiting if waiting.kind == message.kind), None)
             if older is not None:
                 self._waiting.remove(older)
                 self.dropped += 1
-        self._waiting.append(news)
+        self._waiting.append(message)
         self._changed.set()
 
     def acknowledge(self, data: str | bytes) -> bool:
-        """Whether ``data`` is the number of messages that the page can have received by now."""
+        """Take the page's count of received messages. Returns False for anything that cannot be one."""
         if not (isinstance(data, str) and data.isascii() and data.isdecimal()):
             return False
         if not self._acknowledged < int(data) <= self._sent:
@@ -103,7 +104,7 @@ class Page:
         return True
 
     async def send(self) -> None:
-        """Until the connection closes."""
+        """Send the waiting messages as the page acknowledges them, until the connection closes."""
         with contextlib.suppress(ConnectionClosed):
             while await self._changed.wait():
                 self._changed.clear()
@@ -113,7 +114,7 @@ class Page:
 
 
 class _Connection(ServerConnection):
-    """Any connection, not only an open WebSocket, counts and is known to the server. One too many is cut off."""
+    """A connection that the server counts, also before it is a WebSocket; one too many is cut off."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -127,14 +128,22 @@ class _Connection(ServerConnection):
 
 
 class WebSink:
-    """Serves the page and feeds it. ``preview`` gives the camera's newest picture as JPEG, at once, or None while there is none that
-    is live; without it no picture ever leaves."""
+    """A server of the page and its messages."""
 
     def __init__(
-        self, host: str, port: int, *, token: str | None = None, preview: Callable[[], bytes | None] | None = None
-    ) -> None:  # fmt: skip
-        """Port 0: any free one, then in ``port``. Raises UserError when the host cannot be found or the port cannot be had,
-        UsageError for an address on a network without a token."""
+        self,
+        host: str,
+        port: int,
+        *,
+        token: str | None = None,
+        preview: Callable[[], bytes | None] | None = None,
+    ) -> None:
+        """Start the server's thread. Port 0 takes a free one; the attribute ``port`` then holds it.
+
+        ``preview`` returns the camera's newest frame as JPEG, or None while there is no live one; without
+        ``preview`` no frame is ever sent. Raises UserError when the host cannot be found or the port is
+        taken, UsageError for a network address without a token.
+        """
         family, address = resolve(host, port, "--out web")
         check_token(address[0], token)
         try:
@@ -147,10 +156,10 @@ class WebSink:
         self.port: int = self._socket.getsockname()[1]
         shown_host = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown_host}:{self.port}/" + (f"?token={token}" if token else "")
-        self._gate = Gate(host, self.port, token, load_pages(token))
+        self._guard = RequestGuard(host, self.port, token, load_pages(token))
         self._preview = preview
-        self._inbox: Ring[News] = Ring(_INBOX, "drop-oldest")
-        self._newest: dict[str, News] = {}
+        self._inbox: BoundedQueue[Outgoing] = BoundedQueue(_INBOX, "drop-oldest")
+        self._newest: dict[str, Outgoing] = {}
         self._pages: set[Page] = set()
         self._dropped_before = 0  # for pages that have closed
         self._failure: BaseException | None = None
@@ -161,20 +170,20 @@ class WebSink:
 
     @property
     def dropped(self) -> int:
-        """Messages that open pages did not get, because they were slow."""
+        """Number of messages that slow pages did not get."""
         return self._inbox.dropped + self._dropped_before + sum(page.dropped for page in set(self._pages))
 
     @property
     def pages(self) -> int:
-        """How many are open."""
+        """Number of open pages."""
         return len(self._pages)
 
     def publish(self, message: Message) -> None:
-        """Never waits. Raises what made the server fail."""
+        """Queue a message, without waiting. Raises the error that made the server fail."""
         if self._failure is not None:
             raise self._failure
         content = json.dumps(record(message), ensure_ascii=False, allow_nan=False)
-        self._inbox.put(News(type(message).__name__.lower(), content))
+        self._inbox.put(Outgoing(type(message).__name__.lower(), content))
         self._wake()
 
     def close(self) -> None:
@@ -183,11 +192,11 @@ class WebSink:
         self._thread.join(timeout=5.0)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has failed: the next message raises why
+        with contextlib.suppress(RuntimeError):  # the server has failed: the next ``publish`` raises why
             self._loop.call_soon_threadsafe(self._came.set)
 
     def _run(self) -> None:
-        """The server's thread."""
+        """Run the server; the thread's function."""
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
@@ -198,18 +207,28 @@ class WebSink:
 
     async def _serve(self) -> None:
         server = await serve(
-            self._attend, sock=self._socket, process_request=self._decide, process_response=_harden, server_header=None,
-            compression=None, max_size=_MESSAGE_BYTES, max_queue=WINDOW, create_connection=_Connection,
+            self._serve_page,
+            sock=self._socket,
+            process_request=self._check_request,
+            process_response=_add_security_headers,
+            server_header=None,
+            compression=None,
+            max_size=_MESSAGE_BYTES,
+            max_queue=WINDOW,
+            create_connection=_Connection,
             logger=logging.Logger("web page", logging.CRITICAL + 1),  # no stranger fills our log
-            open_timeout=_OPEN_S, close_timeout=_OPEN_S, ping_interval=_PING_S, ping_timeout=_PONG_S,
-        )  # fmt: skip
+            open_timeout=_OPEN_S,
+            close_timeout=_OPEN_S,
+            ping_interval=_PING_S,
+            ping_timeout=_PONG_S,
+        )
         try:
-            await self._spread()
+            await self._deliver()
         finally:
-            await _farewell(server, self._pages)
+            await _close_server(server, self._pages)
 
-    async def _spread(self) -> None:
-        """From the inbox to every page, and pictures in between, until the sink is closed."""
+    async def _deliver(self) -> None:
+        """Pass messages from the inbox to every page, and frames in between, until the sink is closed."""
         next_preview_s = 0.0
         with contextlib.suppress(Closed):
             while True:
@@ -218,37 +237,37 @@ class WebSink:
                         await self._came.wait()
                 self._came.clear()
                 while batch := self._inbox.take_all():
-                    for news in batch:
-                        self._tell(news)
+                    for message in batch:
+                        self._broadcast(message)
                 if self._preview and time.monotonic() >= next_preview_s:
                     next_preview_s = time.monotonic() + PREVIEW_EVERY_S
-                    self._show(self._preview)
+                    self._send_preview(self._preview)
 
-    def _tell(self, news: News) -> None:
-        self._newest[news.kind] = news
+    def _broadcast(self, message: Outgoing) -> None:
+        self._newest[message.kind] = message
         for page in self._pages:
-            page.put(news)
+            page.put(message)
 
-    def _show(self, preview: Callable[[], bytes | None]) -> None:
-        """A picture, to pages that show it; none is taken while none is open."""
+    def _send_preview(self, preview: Callable[[], bytes | None]) -> None:
+        """Send a frame to the pages that show one; without such a page none is made."""
         viewers = [page for page in self._pages if not page.is_projection]
-        picture = preview() if viewers else None
-        if picture is not None:
+        jpeg = preview() if viewers else None
+        if jpeg is not None:
             for page in viewers:
-                page.put(News("preview", picture))
+                page.put(Outgoing("preview", jpeg))
 
-    def _decide(self, connection: ServerConnection, request: Request) -> Response | None:
-        return self._gate.answer(request, str((connection.local_address or ("",))[0]))
+    def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        return self._guard.answer(request, str((connection.local_address or ("",))[0]))
 
-    async def _attend(self, connection: ServerConnection) -> None:
-        """One page, from its opening to its end. What it says and is no acknowledgement ends it."""
+    async def _serve_page(self, connection: ServerConnection) -> None:
+        """Serve one page until its connection closes; anything but an acknowledgement closes it."""
         if len(self._pages) >= MAX_PAGES:
             await connection.close(CloseCode.TRY_AGAIN_LATER, "too many pages are open")
             return
         page = Page(connection)
         if self._preview is not None:
-            page.put(News("preview on", '{"type": "preview"}'))
-        for kind in _FIRST:
+            page.put(Outgoing("preview on", '{"type": "preview"}'))
+        for kind in _REPEATED:
             if kind in self._newest:
                 page.put(self._newest[kind])
         self._pages.add(page)
@@ -264,21 +283,21 @@ class WebSink:
             self._dropped_before += page.dropped
 
 
-def _harden(_: ServerConnection, __: Request, response: Response) -> None:
-    """Every answer carries the security headers."""
+def _add_security_headers(_: ServerConnection, __: Request, response: Response) -> None:
+    """Add the security headers to an answer."""
     for name, value in SECURITY_HEADERS.items():
         response.headers[name] = value
 
 
-async def _farewell(server: Server, pages: set[Page]) -> None:
-    """Let pages have the end, close them, and cut off whoever is still there."""
-    deadline_s = time.monotonic() + FAREWELL_S
-    while time.monotonic() < deadline_s and not all(page.is_served for page in pages):
+async def _close_server(server: Server, pages: set[Page]) -> None:
+    """Deliver the waiting messages, close the pages, and cut off connections that stay open."""
+    deadline_s = time.monotonic() + CLOSING_S
+    while time.monotonic() < deadline_s and not all(page.is_idle for page in pages):
         await asyncio.sleep(0.01)
     server.close()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(server.wait_closed(), FAREWELL_S)
+        await asyncio.wait_for(server.wait_closed(), CLOSING_S)
     for connection in set(server.all_connections):
         connection.transport.abort()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(server.wait_closed(), FAREWELL_S)
+        await asyncio.wait_for(server.wait_closed(), CLOSING_S)

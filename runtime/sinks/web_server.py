@@ -1,10 +1,15 @@
-"""Who may see the web page, and its files. ``runtime.sinks.web`` sends what the page shows.
+"""The web page's files, and the check of each request for them.
 
-In: an HTTP request. Out: the answer to it, or None for a WebSocket's opening handshake that may go on. Three questions come first:
+In: an HTTP request. Out: the answer to it, or None for a WebSocket's opening handshake that may go on. Three
+checks come first:
 
-- Is the request addressed to this very server? A name that a stranger points at this address is refused (DNS rebinding).
-- Does it know the token, where there is one? It is compared in constant time.
-- Does a WebSocket come from our own page? Other pages in the same browser are refused (cross-site WebSocket hijacking).
+- The request must be addressed to this very server, so that a name which a stranger points at this address is
+  refused (DNS rebinding).
+- It must hold the token, where there is one. Tokens are compared in constant time.
+- A WebSocket must come from our own page, so that other pages in the same browser are refused (cross-site
+  WebSocket hijacking).
+
+``runtime.sinks.web`` sends the messages that the page shows.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from urllib.parse import parse_qs
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from runtime.endpoints import is_loopback
 from vaemotion.contract.errors import UsageError
 
 SOCKET_PATH = "/socket"
@@ -34,39 +40,40 @@ FILES = {  # path → file beside this module, type
     "/page.js": ("page.js", "text/javascript"),
 }
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_HTTP_PORT = 80  # which a browser leaves out
+_HTTP_PORT = 80  # the port that a browser leaves out
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9A-Za-z._-]{1,253}))(?::([0-9]{1,5}))?")
 _TOKEN = re.compile(rf"[0-9A-Za-z._~+/=-]{{{TOKEN_CHARACTERS},256}}")  # as hexadecimal or base64 write it
 
 
-def is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback
-
-
 def check_token(address: str, token: str | None) -> None:
-    """Raises UsageError for a network without a token, and for a token that is short or does not fit into an address."""
+    """Check the token for a server on ``address``, a numeric one.
+
+    Raises UsageError for an address on a network without a token, and for a token that is too short or holds
+    characters that do not fit into a URL.
+    """
     if token is None and not is_loopback(address):
         raise UsageError(
-            f"--out web: {address} is on a network, where a token is needed: give one of {TOKEN_CHARACTERS} or more "
-            "characters, or 127.0.0.1 for this machine only"
+            f"--out web: {address} is on a network, where a token is needed: give one of {TOKEN_CHARACTERS} "
+            "or more characters, or 127.0.0.1 for this machine only"
         )
     if token is not None and not _TOKEN.fullmatch(token):
         raise UsageError(
-            f"--out web: a token is {TOKEN_CHARACTERS} to 256 of A-Z a-z 0-9 . _ ~ + / = -, for example from: openssl rand -hex 16"
+            f"--out web: a token is {TOKEN_CHARACTERS} to 256 of A-Z a-z 0-9 . _ ~ + / = -, "
+            "for example from: openssl rand -hex 16"
         )
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Answers every request. ``host``: as the user gave it; ``pages``: path → type and content."""
+class RequestGuard:
+    """The answer to each HTTP request. ``host``: as the user gave it; ``pages``: path → type and content."""
 
     host: str
     port: int
@@ -74,12 +81,15 @@ class Gate:
     pages: Mapping[str, tuple[str, bytes]]
 
     def answer(self, request: Request, local_address: str) -> Response | None:
-        """``local_address``: of this machine, that the request came in at."""
+        """Return the answer to a request, or None for a WebSocket's handshake that may go on.
+
+        ``local_address``: this machine's address at which the request came in.
+        """
         path, _, query = request.path.partition("?")
         authority = _single(request.headers, "Host")
-        if not self.is_here(authority, local_address):
+        if not self.names_this_server(authority, local_address):
             return respond(HTTPStatus.FORBIDDEN, "This is not the address of this page.\n")
-        if not self.knows_token(query):
+        if not self.holds_token(query):
             return respond(HTTPStatus.FORBIDDEN, "Open the page with its whole address, token included.\n")
         if request.method != "GET":
             return respond(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET.\n", {"Allow": "GET"})
@@ -92,8 +102,8 @@ class Gate:
             return respond(HTTPStatus.FORBIDDEN, "Only the page itself may read along.\n")
         return None
 
-    def is_here(self, authority: str, local_address: str) -> bool:
-        """Whether a request's ``Host`` names this machine and this port."""
+    def names_this_server(self, authority: str, local_address: str) -> bool:
+        """Return True for a request's ``Host`` that names this machine and this port."""
         match = _AUTHORITY.fullmatch(authority)
         if match is None or int(match[3] or _HTTP_PORT) != self.port:
             return False
@@ -104,21 +114,22 @@ class Gate:
             machine = socket.gethostname().lower()
             return name in ("localhost", self.host.lower(), machine, f"{machine}.local")
 
-    def knows_token(self, query: str) -> bool:
+    def holds_token(self, query: str) -> bool:
+        """Return True for a request's query that holds the token, or where there is none."""
         if self.token is None:
             return True
         try:
             given = parse_qs(query, max_num_fields=8).get("token", [])
         except ValueError:
             return False
-        # A plus that was typed into an address arrives as a space, which no token has.
+        # A plus in an address arrives as a space, which no token has.
         return len(given) == 1 and secrets.compare_digest(
             given[0].replace(" ", "+").encode(), self.token.encode()
         )
 
 
 def load_pages(token: str | None) -> dict[str, tuple[str, bytes]]:
-    """The page's files by path; where there is a token, the page asks for its other files with it."""
+    """Read the page's files, by path; with a token, the page asks for its other files with it."""
     folder = Path(__file__).with_name("page")
     pages = {path: (kind, (folder / name).read_bytes()) for path, (name, kind) in FILES.items()}
     if token is not None:
@@ -130,7 +141,7 @@ def load_pages(token: str | None) -> dict[str, tuple[str, bytes]]:
 
 
 def respond(status: HTTPStatus, content: str | bytes, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer after which the connection closes."""
+    """Make an answer after which the connection closes."""
     body = content.encode() if isinstance(content, str) else content
     first = {
         "Date": formatdate(usegmt=True),
@@ -142,6 +153,6 @@ def respond(status: HTTPStatus, content: str | bytes, headers: Mapping[str, str]
 
 
 def _single(headers: Headers, name: str) -> str:
-    """The header's value; empty unless it was given once."""
+    """Return the header's value, or "" unless it was given exactly once."""
     values = headers.get_all(name)
     return values[0] if len(values) == 1 else ""

@@ -1,4 +1,4 @@
-"""The comparison with optimum: its tables, its document, and what it says when something is missing. No export, no network."""
+"""The comparison with optimum: tables, document, error messages; without export or network."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_ratio_is_taken_within_each_repetition() -> None:
     assert cell(RESULT, "latency / optimum's", "torch eager") == "1.50 (0.75–3.00)"
 
 
-def test_a_tool_that_failed_leaves_its_sentence_and_no_figure() -> None:
+def test_a_failed_tool_has_its_error_and_no_figures() -> None:
     result = copy.deepcopy(RESULT)
     result["exports"]["optimum"] = REFUSED
     del result["files"]["optimum"]
@@ -96,7 +96,7 @@ def test_a_tool_that_failed_leaves_its_sentence_and_no_figure() -> None:
     assert "- optimum: `` ValueError: no | such architecture ``" in markdown(result)
 
 
-def test_a_refused_batch_is_not_free() -> None:
+def test_an_unsupported_batch_size_is_not_free() -> None:
     result = copy.deepcopy(RESULT)
     result["files"]["optimum"]["parity"]["1"] = {"error": "InvalidArgument: got 1, expected 2"}
     assert cell(result, "batch is free", "optimum") == "named, but refused"
@@ -111,7 +111,7 @@ def test_both_ways_to_smolvlm_are_in_the_second_table() -> None:
     assert ours[1:] == ["done", "1: 4.0e-06, 2: 5.0e-06"]
 
 
-def test_the_document_keeps_its_words_around_the_measured_section() -> None:
+def test_the_document_keeps_its_text_around_the_measured_section() -> None:
     once = replace_measured(f"# Title\n\n{BEGIN}\nold\n{END}\n\nOur words.\n", "new \\1")
     assert once == f"# Title\n\n{BEGIN}\n\nnew \\1\n\n{END}\n\nOur words.\n"
     assert replace_measured(once, "new \\1") == once
@@ -127,7 +127,7 @@ def test_the_decision_names_the_command_and_carries_a_measured_section() -> None
     assert set(EXPORTS) == {*AST, *VISION}
 
 
-def test_a_missing_environment_is_one_sentence_with_the_way_out(tmp_path: Path) -> None:
+def test_a_missing_environment_is_reported_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=f"environment is missing or out of date in .*; make it with `{COMMAND}`"
     ):
@@ -155,7 +155,7 @@ def test_a_failed_export_is_recorded_as_one_line(tmp_path: Path) -> None:
     assert values["peak_memory_mib"] > 1
 
 
-def test_a_process_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
+def test_a_failed_process_returns_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert run([sys.executable, "-c", "pass"], log, threads=1) is None
     assert run([sys.executable, "-c", "import no_such_module"], log, threads=1) == (

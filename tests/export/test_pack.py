@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+import wave
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from export.pack import export_bundle, parse_drop
-from export.to_onnx import ExportError
-from runtime.predictor import open_predictor
+from export.errors import ExportError
+from export.int8.judge import Budget
+from export.options import Options, parse_drop
+from export.pack import export_bundle
+from export.step_key import PACKAGES, imported
+from export.step_store import Finished
+from export.workshop import STEPS_VARIABLE, ExportFolder, Step
+from runtime.perception.predictor import open_predictor
+from tests.int8_arithmetic import largest_pair, quantized_products
+from tests.paths import ROOT
 from tests.tiny import tiny_model
-from vaemotion.cli import main
+from vaemotion.cli.main import main
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     ROLES,
@@ -24,8 +38,26 @@ from vaemotion.contract.bundle import (
     sha256_of,
     verify_files,
 )
+from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
-from vaemotion.model.checkpoint import CheckpointError, save_checkpoint
+from vaemotion.data.art.build import build_procedural
+from vaemotion.data.manifest.item import Item
+from vaemotion.data.manifest.manifest import write_manifest
+from vaemotion.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from vaemotion.model.vaemotion_llm import MissingPartError
+
+
+@pytest.fixture
+def steps(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the steps that the other tests have made so far, and use the copy alone."""
+    copy = tmp_path / "copied-steps"
+    shutil.copytree(os.environ[STEPS_VARIABLE], copy)
+    monkeypatch.setenv(STEPS_VARIABLE, str(copy))
+    # This is about which steps run: little is measured, and whatever jitter is measured holds.
+    monkeypatch.setattr("export.int8.judge.JITTER_CLIPS", 2)
+    monkeypatch.setattr("export.int8.search._TIMED_RUNS", 3)
+    monkeypatch.setattr("export.pack.Budget", partial(Budget, max_jitter_ratio=100.0))
+    return copy
 
 
 def test_the_bundle_holds_every_role_in_every_precision_and_its_files_are_whole(small_bundle: Path) -> None:
@@ -99,20 +131,21 @@ def test_a_verified_bundle_says_so_and_is_opened_in_silence(
         assert capsys.readouterr().err == ""
 
 
-def test_the_same_export_again_makes_nothing_and_a_damaged_one_is_made_anew(
+def test_a_bundle_that_is_up_to_date_is_left_alone_and_a_damaged_one_is_made_again(
     small_checkpoint: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(small_bundle, bundle)
     tables = component_path(bundle, read_manifest(bundle).component("delimiters"))
     inode = tables.stat().st_ino
-    assert main(["export", str(small_checkpoint), "--out", str(bundle)]) == 0
-    assert "nothing to do" in " ".join(capsys.readouterr().err.split())
+    arguments = ["export", str(small_checkpoint), "--out", str(bundle), "--clips", "4"]
+    assert main(arguments) == 0
+    assert "is up to date; delete it to rebuild" in " ".join(capsys.readouterr().err.split())
     assert tables.stat().st_ino == inode
     whole = tables.read_bytes()
     tables.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert main(["export", str(small_checkpoint), "--out", str(bundle)]) == 0
-    assert "nothing to do" not in " ".join(capsys.readouterr().err.split())
+    assert main(arguments) == 0
+    assert "is up to date" not in " ".join(capsys.readouterr().err.split())
     assert tables.read_bytes() == whole
 
 
@@ -142,6 +175,16 @@ def test_int8_brings_every_precision_its_calibration_and_an_account_of_every_blo
     assert [c.precision for c in manifest.components if c.role == "language_model"] == [chosen, "F16"]
 
 
+def test_no_two_products_of_an_exported_bundle_leave_int16(small_int8_bundle: Path) -> None:
+    manifest = read_manifest(small_int8_bundle)
+    for role in ENGINE_ROLES:
+        for scheme in ("int8", "int8-cpu"):
+            path = component_path(small_int8_bundle, manifest.component(role, scheme))
+            products = quantized_products(onnx.load(str(path)))
+            assert products
+            assert max(largest_pair(weight) for _, weight in products) <= np.iinfo(np.int16).max
+
+
 def test_a_processor_runs_the_variant_that_is_made_for_it(small_int8_bundle: Path) -> None:
     with open_predictor(small_int8_bundle) as predictor:
         assert all("(int8-cpu)" in predictor.engines[role].announcement for role in ENGINE_ROLES)  # type: ignore[attr-defined]
@@ -150,41 +193,22 @@ def test_a_processor_runs_the_variant_that_is_made_for_it(small_int8_bundle: Pat
 
 
 def test_a_budget_that_int8_cannot_hold_exits_with_3_and_leaves_no_bundle(
-    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_checkpoint: Path, tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "--precision",
-        "int8",
-        "--max-drop",
-        "0.00001pp",
-        "--windows",
-        "16",
-        "--calibration-windows",
-        "24",
-    ]
-    assert main(["export", str(small_checkpoint), "--out", str(tmp_path / "bundle"), *arguments]) == 3
+    options = "--precision int8 --max-drop 0.00001pp --windows 16 --calibration-windows 24 --clips 4"
+    out = tmp_path / "out" / "bundle"
+    assert main(["export", str(small_checkpoint), "--out", str(out), *options.split()]) == 3
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "neither does FP16 (ccc_" in last
     assert last.endswith("allow more with --max-drop")
-    assert [p.name for p in tmp_path.iterdir()] == ["bundle.partial"]
+    assert [p.name for p in out.parent.iterdir()] == ["bundle.partial"]
 
 
 def test_a_budget_that_holds_is_judged_and_written_down(
     small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "--precision",
-        "int8",
-        "--max-drop",
-        "60pp",
-        "--windows",
-        "16",
-        "--calibration-windows",
-        "24",
-        "--clips",
-        "4",
-    ]
-    assert main(["export", str(small_checkpoint), "--out", str(tmp_path / "bundle"), *arguments]) == 0
+    options = "--precision int8 --max-drop 60pp --windows 16 --calibration-windows 24 --clips 4"
+    assert main(["export", str(small_checkpoint), "--out", str(tmp_path / "bundle"), *options.split()]) == 0
     shown = " ".join(capsys.readouterr().err.split())
     assert "int8 against FP32, 16 windows" in shown
     budget = read_manifest(tmp_path / "bundle").verification["budget"]
@@ -206,6 +230,7 @@ def test_without_calibration_there_is_no_int8(tmp_path: Path, capsys: pytest.Cap
     out = str(tmp_path / "bundle")
     assert main(["export", str(tmp_path / "checkpoint"), "--out", out, "--precision", "int8"]) == 1
     assert "give --calibration MANIFEST --media-root FOLDER" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"], "nothing was made"
 
 
 @pytest.mark.parametrize("text", ["0pp", "-1pp", "much", "100pp"])
@@ -221,9 +246,8 @@ def test_a_drop_may_be_given_in_points_or_as_a_share() -> None:
 
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_model()
-    assert model.adapter is not None
     with torch.no_grad():
-        model.adapter.key.weight[3, 5] = float("nan")
+        model.emo_adapter.key.weight[3, 5] = float("nan")
     save_checkpoint(model, tmp_path / "checkpoint", {"name": "broken"}, "Apache-2.0")
     assert main(["export", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "bundle")]) == 1
     assert "weight 'adapter.key.weight' of the checkpoint is not finite" in capsys.readouterr().err
@@ -244,11 +268,266 @@ def test_a_place_that_cannot_be_written_is_a_sentence(small_checkpoint: Path, tm
         export_bundle(small_checkpoint, tmp_path / "file" / "bundle")
 
 
+# --- options are checked before the first step -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (Options("fp64"), "--precision must be one of fp32, fp16, int8, got 'fp64'"),
+        (Options(max_drop=1.5), "--max-drop must be between 0 and 1"),
+        (Options(windows=15), "--windows must be at least 16, got 15"),
+        (Options(calibration_windows=0), "--calibration-windows must be at least 16, got 0"),
+        (Options(clips=0), "--clips must be at least 1, got 0"),
+        (Options("fp32", calibration=Path("m.jsonl")), "--calibration: FP32 has no calibration"),
+        (Options("fp16", calibration=Path("m.jsonl"), media_root=Path("nowhere")), "--media-root: .*nowhere"),
+    ],
+)
+def test_an_impossible_option_is_wrong_usage(
+    small_checkpoint: Path, tmp_path: Path, options: Options, sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        export_bundle(small_checkpoint, tmp_path / "bundle", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["none", "test", "broken"])
+def test_a_manifest_that_cannot_calibrate_is_refused_before_the_first_step(
+    small_checkpoint: Path, tmp_path: Path, split: str
+) -> None:
+    manifest = tmp_path / "data" / "manifest.jsonl"
+    if split == "none":
+        manifest.parent.mkdir()
+    else:
+        build_procedural(tmp_path / "data", "train" if split == "broken" else split, 2, 0)
+    if split == "broken":
+        manifest.write_text(manifest.read_text().replace('"split"', '"splat"'))
+    sentence = {"none": "does not exist", "test": "no item in its split 'train'", "broken": "has 24 problems"}
+    options = Options("int8", calibration=manifest, media_root=manifest.parent)
+    with pytest.raises(UserError, match=sentence[split]):
+        export_bundle(small_checkpoint, tmp_path / "bundle", options)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "sentence"),
+    [
+        ("audio", "fp16", "0 of 16 calibration windows have frames, fp16 needs 1"),
+        ("image", "fp16", "0 of 16 calibration windows have sound, fp16 needs 1"),
+        ("damaged", "fp16", "a.wav is truncated"),
+    ],
+)
+def test_media_that_cannot_calibrate_are_found_in_the_first_step(
+    small_checkpoint: Path, tmp_path: Path, kind: str, precision: str, sentence: str
+) -> None:
+    manifest, media = tmp_path / "manifest.jsonl", tmp_path / "media"
+    media.mkdir()
+    name = {"audio": "a.wav", "image": "a.png", "damaged": "a.wav"}[kind]
+    if kind == "image":
+        cv2.imwrite(str(media / name), np.full((32, 32, 3), 99, np.uint8))
+    else:
+        soundfile = np.random.default_rng(0).integers(-9000, 9000, 32_000).astype("<i2")
+        with wave.open(str(media / name), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(soundfile.tobytes())
+    if kind == "damaged":
+        (media / name).write_bytes((media / name).read_bytes()[:30])
+    medium = "image" if kind == "image" else "audio"
+    item = Item(
+        id="1",
+        pairing="none",
+        task="emotion",
+        modality="visual" if kind == "image" else "audio",
+        valence=0.1,
+        arousal=0.2,
+        construct="expressed",
+        split="train",
+        work_id="w",
+        creator_id="c",
+        source="test",
+        license="CC0-1.0",
+        sha256=sha256_of(media / name),
+        **{medium: name},
+    )
+    write_manifest(manifest, [item])
+    options = Options(precision, calibration=manifest, media_root=media, calibration_windows=16, clips=1)
+    with pytest.raises(UserError, match=sentence):
+        export_bundle(small_checkpoint, tmp_path / "bundle", options)
+    assert not (tmp_path / "bundle").exists()
+    assert list((tmp_path / "bundle.partial" / "components").iterdir()) == []
+
+
+def test_a_disk_without_room_is_refused_before_the_first_step(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STEPS_VARIABLE, str(tmp_path / "steps"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10_000))
+    with pytest.raises(ExportError, match=r"has 0 MB for this export, which needs at least \d MB; make room"):
+        export_bundle(small_checkpoint, tmp_path / "bundle")
+    assert not (tmp_path / "steps").exists()
+
+
+# --- another option runs only the steps that depend on it --------------------------------------------------
+
+SMALL = Options("int8", max_drop=0.6, windows=16, calibration_windows=16, clips=4)
+
+
+def records(steps: Path) -> dict[str, str]:
+    """Read the names of finished steps by key."""
+    return {path.stem: json.loads(path.read_text())["name"] for path in steps.glob("*.json")}
+
+
+def ran(steps: Path, export: Callable[[], None]) -> set[str]:
+    """Export, and return the names of the steps that ran."""
+    before = records(steps)
+    export()
+    return {name for key, name in records(steps).items() if key not in before}
+
+
+def test_another_option_runs_only_the_steps_that_depend_on_it(
+    small_checkpoint: Path, tmp_path: Path, steps: Path
+) -> None:
+    def export(options: Options, name: str = "bundle") -> set[str]:
+        return ran(steps, lambda: export_bundle(small_checkpoint, tmp_path / name, options))
+
+    export(SMALL)
+    manifest = read_manifest(tmp_path / "bundle")
+    chosen = manifest.component("language_model")
+    assert export(SMALL, "the same elsewhere") == set()
+    assert export(replace(SMALL, precision="fp32")) <= {"comparison, logits language_model (Q8_0)"}
+    assert export(replace(SMALL, precision="fp16")) <= {"comparison, chain as preferred"}
+    assert export(replace(SMALL, clips=3)) == {
+        *(f"comparison, engine {c.label}" for c in manifest.components if c.role in ENGINE_ROLES),
+        f"comparison, logits {chosen.label}",
+        "comparison, logits language_model (F16)",
+        "comparison, chain FP32",
+        "comparison, chain as preferred",
+    }
+    assert {name.partition(" of ")[0] for name in export(replace(SMALL, windows=17))} == {"judgement"}
+    assert export(replace(SMALL, max_drop=0.61)) == {"blocks within the budget on search windows"}
+    recalibrated = export(replace(SMALL, calibration_windows=17))
+    # How many judgements and comparisons there are follows from the engines that are found.
+    assert {n for n in recalibrated if not n.startswith(("judgement", "comparison"))} == {
+        "calibration windows",
+        *(f"{role} → ONNX FP16" for role in ENGINE_ROLES),
+        "importance of the language model's channels",
+        *(f"language_model → {file_type}" for file_type in ("Q4_K_M", "Q5_0", "Q8_0")),
+        *(f"{role} → ranges" for role in ("vision_encoder", "audio_encoder")),
+        *(f"emo_adapter → ranges behind {scheme} encoders" for scheme in ("int8", "int8-cpu")),
+        *(f"{role} → damages in {scheme}" for role in ENGINE_ROLES for scheme in ("int8", "int8-cpu")),
+        "blocks within the budget on search windows",
+        "blocks that are not faster",
+        "engines → INT8",
+    }
+    assert not {name for name in recalibrated if "fp32" in name or "FP32" in name}
+
+
+@pytest.mark.parametrize("component", ["adapter", "audio", "base", "prompt"])
+def test_a_changed_component_of_the_checkpoint_runs_only_the_steps_that_read_it(
+    small_checkpoint: Path, tmp_path: Path, steps: Path, component: str
+) -> None:
+    export_bundle(small_checkpoint, tmp_path / "first", Options(clips=1))
+    model = load_checkpoint(small_checkpoint)
+    with torch.no_grad():
+        if component == "adapter":
+            model.emo_adapter.null.mul_(1.5)
+        elif component == "audio":
+            next(iter(model.audio_pathway.parameters())).mul_(1.5)
+        elif component == "base":
+            model.base.model.text_model.norm.weight.mul_(1.5)
+        else:
+            model.config = replace(
+                model.config, prompt=replace(model.config.prompt, answer=" It is {answer}")
+            )
+    save_checkpoint(model, tmp_path / "changed", {"name": "small", "align": {}}, "Apache-2.0")
+    done = ran(steps, lambda: export_bundle(tmp_path / "changed", tmp_path / "second", Options(clips=1)))
+    made = {name for name in done if not name.startswith("comparison")}
+    always = {"golden vectors", "confidence of readings"}
+    assert (
+        made - always
+        == {
+            "adapter": {"emo_adapter → ONNX FP32"},
+            "audio": {"audio_encoder → ONNX FP32", "token embeddings, delimiters, tokenizer"},
+            "base": {
+                "vision_encoder → ONNX FP32",
+                "language_model → GGUF F16",
+                "language_model → GGUF Q8_0",
+                "token embeddings, delimiters, tokenizer",
+            },
+            "prompt": set(),
+        }[component]
+    )
+    assert always <= made
+
+
+def test_no_step_runs_through_code_that_its_key_leaves_out(
+    small_checkpoint: Path, tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, name in records(steps).items():  # the slow ones are found made
+        if "ONNX FP32" not in name and "confidence" not in name:
+            (steps / f"{key}.json").unlink()
+    outside: dict[str, set[str]] = {}
+    make = ExportFolder._make
+    keeping = {"export.workshop", "export.step_key", "export.step_store", "vaemotion.contract.files"}
+
+    def observed(folder: ExportFolder, step: Step, key: str) -> Finished:
+        called: set[str] = set()
+        sys.setprofile(lambda frame, event, _: event == "call" and called.add(frame.f_code.co_filename))
+        try:
+            return make(folder, step, key)
+        finally:
+            sys.setprofile(None)
+            covered = imported(step.code).modules | {step.make.__module__} | keeping
+            paths = (Path(file) for file in called)
+            parts = [p.relative_to(ROOT).with_suffix("").parts for p in paths if p.is_relative_to(ROOT)]
+            modules = {".".join(names) for names in parts if names[0] in PACKAGES}
+            outside[step.name] = {module.removesuffix(".__init__") for module in modules} - covered
+
+    monkeypatch.setattr(ExportFolder, "_make", observed)
+    options = Options("int8", max_drop=0.6, windows=16, calibration_windows=16, clips=4)
+    export_bundle(small_checkpoint, tmp_path / "bundle", options)
+    assert len(outside) > 30
+    assert {name: modules for name, modules in outside.items() if modules} == {}
+
+
+def test_a_finished_bundle_is_the_source_of_the_next_one(
+    small_checkpoint: Path, tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(STEPS_VARIABLE)
+    own = steps.rename(tmp_path / "bundle.steps")  # saves the time of the first export
+    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "bundle.steps"]
+    inodes = {p.name: p.stat().st_ino for p in (tmp_path / "bundle" / "components").iterdir()}
+    done = ran(own, lambda: export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=2)))
+    assert done == {
+        *(f"comparison, engine {role} (fp32)" for role in ENGINE_ROLES),
+        *(f"comparison, logits language_model ({file_type})" for file_type in ("F16", "Q8_0")),
+        "comparison, chain FP32",
+    }
+    assert {p.name: p.stat().st_ino for p in (tmp_path / "bundle" / "components").iterdir()} == inodes
+    assert read_manifest(tmp_path / "bundle").verified
+
+
+def test_a_file_of_the_bundle_that_was_edited_is_made_again(
+    small_checkpoint: Path, tmp_path: Path, steps: Path
+) -> None:
+    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1))
+    edited = tmp_path / "bundle" / "components" / "delimiters.npy"
+    whole, stored = edited.read_bytes(), sha256_of(edited)
+    edited.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # in place: the store has the same file
+    assert sha256_of(steps / "files" / stored) != stored
+    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1))
+    assert (tmp_path / "bundle" / "components" / "delimiters.npy").read_bytes() == whole
+
+
+# --- the checkpoint ----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("stage", ["base only", "no adapter"])
 def test_an_unfinished_checkpoint_names_the_stage_that_is_missing(tmp_path: Path, stage: str) -> None:
     model = tiny_model(audio=stage == "no adapter", adapter=False)
     save_checkpoint(model, tmp_path / "checkpoint", {"name": "half"}, "Apache-2.0")
-    with pytest.raises(ExportError, match=r"vaemotion train (align|emotion)"):
+    with pytest.raises(MissingPartError, match=r"vaemotion train (align|emotion)"):
         export_bundle(tmp_path / "checkpoint", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -1,4 +1,4 @@
-"""The exported engines against the checkpoint's own modules, on what the device would really give them."""
+"""The exported engines, compared with the checkpoint's own modules on real inputs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from export.predictors import TorchEngine, checkpoint_constants, checkpoint_predictor
 from export.to_onnx import OPSET, ExportError, Part, device_parts, export_onnx
-from runtime.engines import EngineError, OnnxRuntimeEngine
-from runtime.predictor import adapter_inputs
+from runtime.engines.open import EngineError, OnnxRuntimeEngine
+from runtime.perception.predictor import adapter_inputs
 from tests.tiny import tiny_clip, tiny_model
 from vaemotion.contract.bundle import ENGINE_ROLES, Component, sha256_of
 from vaemotion.contract.front_end import PATHS, window_at
-from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.model.vaemotion_llm import MissingPartError, VAEmotionLLM
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -47,7 +47,7 @@ def engines(model: VAEmotionLLM, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def realistic(model: VAEmotionLLM, role: str, batch: int) -> Arrays:
-    """``batch`` windows of procedural works, the paths in turn; the first windows have just begun."""
+    """Encode ``batch`` windows of procedural works, the paths in turn; the first ones have just begun."""
     rows: list[Arrays] = []
     predictor = checkpoint_predictor(model)
     for index in range(batch):
@@ -98,7 +98,8 @@ def test_onnx_runtime_computes_what_torch_does(
         scale = max(1.0, float(np.abs(reference).max()))
         difference = np.abs(got[name] - reference)
         print(
-            f"\n{role}/{name} at batch {batch}: max {difference.max():.2e}, mean {difference.mean():.2e}, scale {scale:.1f}"
+            f"\n{role}/{name} at batch {batch}: max {difference.max():.2e}, mean {difference.mean():.2e}, "
+            f"scale {scale:.1f}"
         )
         assert got[name].shape == reference.shape
         assert difference.max() <= 1e-4 * scale
@@ -134,17 +135,17 @@ def test_the_exported_contract_is_what_the_engine_enforces(engines: dict[str, On
 
 @pytest.mark.parametrize(("audio", "missing"), [(False, "audio pathway"), (True, "EmoAdapter")])
 def test_an_incomplete_checkpoint_is_refused_with_the_way_out(audio: bool, missing: str) -> None:
-    with pytest.raises(ExportError, match=f"no {missing}; run `vaemotion train"):
+    with pytest.raises(MissingPartError, match=f"no {missing}; run `vaemotion train"):
         device_parts(tiny_model(audio=audio, adapter=False))
 
 
 def test_tokens_per_frame_is_what_the_vision_encoder_gives(model: VAEmotionLLM) -> None:
     with torch.no_grad():
-        assert model.vision(torch.zeros(1, 3, 24, 24)).shape[1] == model.tokens_per_picture == 4
+        assert model.vision(torch.zeros(1, 3, 24, 24)).shape[1] == model.tokens_per_frame == 4
 
 
 class BatchSum(nn.Module):
-    """Its output has no batch."""
+    """A module whose output has no batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(0, keepdim=True)
@@ -156,7 +157,7 @@ def test_a_batch_that_did_not_stay_free_is_refused(tmp_path: Path) -> None:
 
 
 class Unspeakable(torch.nn.Module):
-    """An operator that ONNX has no form for."""
+    """A module with an operator that ONNX does not have."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.qr(x)[0]

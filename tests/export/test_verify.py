@@ -1,9 +1,12 @@
-"""``vaemotion verify``: what was tampered with is refused by its name, with and without the checkpoint."""
+"""``vaemotion verify``: a changed bundle is refused by the component's name, with and without checkpoint."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.load import load_predictor
+from export.predictors import load_predictor
 from export.verify import verify, verify_against
-from runtime.self_test import Edge, VerificationError, relative_difference, self_test
+from runtime.commands.verify import Edge, VerificationError, verify_bundle
+from runtime.engines.golden import relative_difference
+from tests.paths import ROOT
 from tests.tiny import save_tiny_checkpoint, tiny_clip
-from vaemotion.cli import main
-from vaemotion.contract.bundle import ROLES, component_path, read_manifest, sha256_of
+from vaemotion.cli.main import main
+from vaemotion.contract.bundle import ENGINE_ROLES, ROLES, component_path, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.prediction import Question
@@ -25,12 +30,12 @@ from vaemotion.model.checkpoint import load_checkpoint
 
 @pytest.fixture
 def bundle(small_bundle: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """Copy the bundle, so that a test may damage it."""
     return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 
 def relist(bundle: Path, role: str, precision: str | None = None) -> None:
-    """Make the manifest agree with a changed file, as a forger would."""
+    """Make the manifest agree with a changed file."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     for entry in manifest["components"]:
         if entry["role"] == role and precision in (None, entry["precision"]):
@@ -43,7 +48,7 @@ def test_a_whole_bundle_verifies_alone_and_against_its_checkpoint(
     small_bundle: Path, small_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(small_bundle)]) == 0
-    assert "every file is whole, 7 comparisons hold" in " ".join(capsys.readouterr().out.split())
+    assert "every file is intact, 7 comparisons hold" in " ".join(capsys.readouterr().out.split())
     assert main(["verify", str(small_bundle), "--against", str(small_checkpoint)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "comparisons hold" in out
@@ -73,12 +78,12 @@ def test_an_engine_that_was_exchanged_with_its_hash_fails_its_golden_vectors(bun
     model = onnx.load(str(file))
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
-        if array.dtype == np.float32 and array.ndim == 2:
-            tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1.05), tensor.name))
+        if array.dtype in (np.float16, np.float32) and array.ndim == 2:
+            tensor.CopyFrom(numpy_helper.from_array(array * array.dtype.type(1.05), tensor.name))
     onnx.save(model, str(file))
     relist(bundle, role)
     with pytest.raises(VerificationError, match=f"{role}/fp32, golden vectors"):
-        self_test(bundle)
+        verify_bundle(bundle)
 
 
 def test_a_language_model_that_was_exchanged_with_its_hash_fails_its_golden_vectors(bundle: Path) -> None:
@@ -87,7 +92,7 @@ def test_a_language_model_that_was_exchanged_with_its_hash_fails_its_golden_vect
     shutil.copyfile(component_path(bundle, manifest.component("language_model", "Q8_0")), own)
     relist(bundle, "language_model", "F16")
     with pytest.raises(VerificationError, match="language_model/F16, golden vectors"):
-        self_test(bundle)
+        verify_bundle(bundle)
 
 
 def test_another_checkpoint_of_the_same_shape_is_told_apart(small_bundle: Path, tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_a_bundle_from_before_the_induced_outputs_still_loads_and_verifies(
     for entry in manifest["components"]:
         entry["outputs"] = [o for o in entry["outputs"] if not o["name"].startswith("induced_")]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    self_test(bundle)
+    verify_bundle(bundle)
     edges = verify_against(bundle, load_checkpoint(small_checkpoint))
     assert all(edge.holds for edge in edges)
     assert not any("induced" in edge.what for edge in edges)
@@ -160,6 +165,21 @@ def test_a_bundle_from_before_the_induced_outputs_still_loads_and_verifies(
         got, expected = (predict(tiny_clip(3), "audio", []) for predict in (old, reference))
     assert got.induced is None
     assert got.affect.valence == pytest.approx(expected.affect.valence, abs=1e-3)
+
+
+def test_a_bundle_is_opened_without_torch(small_bundle: Path) -> None:
+    code = f"""
+        import sys
+        from pathlib import Path
+        sys.modules["torch"] = sys.modules["transformers"] = sys.modules["onnx"] = None  # as if not installed
+        from export.predictors import load_predictor
+        with load_predictor(Path({str(small_bundle)!r})) as predict:
+            print(sorted(predict.engines))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{sorted(ENGINE_ROLES)}\n", done.stderr
 
 
 def test_what_is_neither_bundle_nor_checkpoint_is_wrong_usage(tmp_path: Path) -> None:

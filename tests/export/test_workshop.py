@@ -1,4 +1,4 @@
-"""A bundle in the making: what is finished is made once, whatever happens in between."""
+"""The folder of an export: each step is made once, and again when anything that it depends on changes."""
 
 from __future__ import annotations
 
@@ -8,100 +8,324 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from export.workshop import JOURNAL, Made, Workshop
-from vaemotion.contract.bundle import TensorSpec
+from export.errors import ExportError
+from export.step_store import MadeFile
+from export.workshop import STEPS_VARIABLE, ExportFolder, Made, Step
+from tests.paths import ROOT
+from vaemotion.contract.bundle import TensorSpec, sha256_of
 
-IDENTITY = {"config": "abc", "options": {"precision": "int8"}}
-
-
-def workshop(folder: Path, identity: dict[str, object] = IDENTITY) -> Workshop:
-    return Workshop(folder / "bundle", identity, "Apache-2.0", Console(stderr=True))
-
-
-def made(shop: Workshop, calls: list[str], name: str = "engine") -> Made:
-    calls.append(name)
-    path = shop.directory / f"{name}.onnx"
-    path.write_text(f"content of {name}")
-    specs = (TensorSpec("x", ("batch", 3), "float32"),)
-    return [shop.component("vision_encoder", "fp32", path, specs, specs)], {"note": [1, 2]}
+SPECS = (TensorSpec("x", ("batch", 3), "float32"),)
 
 
-def test_a_second_call_makes_nothing_again_and_knows_what_the_first_found_out(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the steps beside the bundle, whatever the other tests share."""
+    monkeypatch.delenv(STEPS_VARIABLE, raising=False)
+
+
+def opened(tmp_path: Path, checkpoint: str = "abc") -> ExportFolder:
+    return ExportFolder(tmp_path / "bundle", "Apache-2.0", checkpoint, Console(stderr=True))
+
+
+def made(
+    calls: list[str],
+    name: str = "engine",
+    reads: Mapping[str, Any] | None = None,
+    files: tuple[str, ...] = (),
+) -> Step:
+    """Describe a step that writes ``NAME.onnx`` and notes its call."""
+
+    def make(folder: Path) -> Made:
+        calls.append(name)
+        (folder / f"{name}.onnx").write_text(f"content of {name}")
+        return [MadeFile(f"{name}.onnx", "vision_encoder", "fp32", SPECS, SPECS)], {"note": [1, 2]}
+
+    return Step(name, make, (), reads or {}, files)
+
+
+def test_a_second_export_makes_nothing_again_and_has_the_notes_of_the_first(tmp_path: Path) -> None:
     calls: list[str] = []
-    first = workshop(tmp_path)
-    assert first.step("one", lambda: made(first, calls)) == {"note": [1, 2]}
-    second = workshop(tmp_path)
-    assert second.step("one", lambda: made(second, calls)) == {"note": [1, 2]}
+    first = opened(tmp_path)
+    assert first.step(made(calls)) == {"note": [1, 2]}
+    second = opened(tmp_path)
+    assert second.step(made(calls)) == {"note": [1, 2]}
     assert calls == ["engine"]
     assert second.components == first.components
+    [component] = second.components
+    assert component.path == "components/engine.onnx"
+    assert component.inputs == component.outputs == SPECS
+    assert second.file("engine.onnx").read_text() == "content of engine"
 
 
-@pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_a_file_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_steps_of_other_values_stay_beside_each_other(tmp_path: Path) -> None:
     calls: list[str] = []
-    first = workshop(tmp_path)
-    first.step("one", lambda: made(first, calls))
-    file = first.directory / "engine.onnx"
-    file.write_text("content of engina") if damage == "changed" else file.unlink()
-    second = workshop(tmp_path)
-    second.step("one", lambda: made(second, calls))
-    assert calls == ["engine", "engine"]
-    assert file.read_text() == "content of engine"
-
-
-def test_another_source_or_other_options_start_anew(tmp_path: Path) -> None:
-    calls: list[str] = []
-    first = workshop(tmp_path)
-    first.step("one", lambda: made(first, calls))
-    other = workshop(tmp_path, {**IDENTITY, "config": "def"})
-    assert list(other.directory.iterdir()) == []
-    other.step("one", lambda: made(other, calls))
+    for windows in (16, 17, 16, 17):
+        opened(tmp_path).step(made(calls, reads={"windows": windows}))
     assert calls == ["engine", "engine"]
 
 
-def test_a_step_that_fails_is_not_taken_for_done(tmp_path: Path) -> None:
-    def fail() -> Made:
-        (shop.directory / "half").write_text("half")
+def change_file(folder: ExportFolder) -> None:
+    folder.store.path(folder.components[0].sha256).write_text("content of engina")
+
+
+def remove_file(folder: ExportFolder) -> None:
+    folder.store.path(folder.components[0].sha256).unlink()
+
+
+def edit_notes(folder: ExportFolder) -> None:
+    [record] = folder.store.folder.glob("*.json")
+    record.write_text(record.read_text().replace("1,", "3,"))
+
+
+def cut_record(folder: ExportFolder) -> None:
+    [record] = folder.store.folder.glob("*.json")
+    record.write_bytes(record.read_bytes()[:-40])
+
+
+def empty_record(folder: ExportFolder) -> None:
+    [record] = folder.store.folder.glob("*.json")
+    record.write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [change_file, remove_file, edit_notes, cut_record, empty_record])
+def test_a_step_that_was_damaged_or_edited_is_made_again(
+    tmp_path: Path, damage: Callable[[ExportFolder], None]
+) -> None:
+    calls: list[str] = []
+    first = opened(tmp_path)
+    first.step(made(calls))
+    damage(first)
+    second = opened(tmp_path)
+    assert second.step(made(calls)) == {"note": [1, 2]}
+    assert calls == ["engine", "engine"]
+    assert second.file("engine.onnx").read_text() == "content of engine"
+    opened(tmp_path).step(made(calls))
+    assert calls == ["engine", "engine"]
+
+
+def test_a_record_under_the_name_of_another_step_is_not_used(tmp_path: Path) -> None:
+    calls: list[str] = []
+    first = opened(tmp_path)
+    first.step(made(calls))
+    [before] = first.store.folder.glob("*.json")
+    content = before.read_bytes()
+    first.step(made(calls, "other"))
+    [other] = set(first.store.folder.glob("*.json")) - {before}
+    other.write_bytes(content)
+    again = opened(tmp_path)
+    again.step(made(calls, "other"))
+    assert calls == ["engine", "other", "other"]
+
+
+def test_a_step_follows_the_content_of_the_files_that_it_reads(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def export(content: str) -> None:
+        def make(folder: Path) -> Made:
+            calls.append("first")
+            (folder / "first.bin").write_text(content.strip())
+            return [MadeFile("first.bin")], {}
+
+        folder = opened(tmp_path)
+        folder.step(Step("first", make, (), {"content": content}))
+        folder.step(made(calls, "second", files=("first.bin",)))
+
+    export("a")
+    export("b")
+    assert calls == ["first", "second"] * 2
+    export("b ")  # another input of the first step, which writes the same file
+    assert calls == ["first", "second"] * 2 + ["first"]
+
+
+def test_a_file_that_changes_while_the_export_runs_is_noticed_by_the_step_that_reads_it(
+    tmp_path: Path,
+) -> None:
+    calls: list[str] = []
+    folder = opened(tmp_path)
+    folder.step(made(calls))
+    folder.file("engine.onnx").write_text("edited")
+    with pytest.raises(
+        ExportError, match=r"engine.onnx was changed while the export ran; run the same command"
+    ):
+        folder.step(made(calls, "second", files=("engine.onnx",)))
+    again = opened(tmp_path)
+    again.step(made(calls))
+    again.step(made(calls, "second", files=("engine.onnx",)))
+    assert calls == ["engine", "engine", "second"]
+
+
+def test_a_step_that_fails_is_not_kept_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(folder: Path) -> Made:
+        (folder / "half").write_text("half")
         raise OSError(28, "No space left on device")
 
     calls: list[str] = []
-    shop = workshop(tmp_path)
+    folder = opened(tmp_path)
     with pytest.raises(OSError, match="No space left"):
-        shop.step("one", fail)
-    again = workshop(tmp_path)
-    again.step("one", lambda: made(again, calls))
+        folder.step(Step("engine", fail, ()))
+    again = opened(tmp_path)
+    again.step(made(calls))
     assert calls == ["engine"]
     again.finish()
+    assert [p.name for p in again.folder.iterdir()] == ["components"]
     assert [p.name for p in again.directory.iterdir()] == ["engine.onnx"]
-    assert not (again.folder / JOURNAL).exists()
 
 
-def test_a_kill_within_a_component_loses_that_component_only(tmp_path: Path) -> None:
-    script = textwrap.dedent(
+def test_a_file_that_is_no_component_is_kept_for_later_steps_but_not_in_the_bundle(tmp_path: Path) -> None:
+    def make(folder: Path) -> Made:
+        (folder / "importance.gguf").write_text("matrix")
+        return [MadeFile("importance.gguf")], {}
+
+    folder = opened(tmp_path)
+    folder.step(Step("importance", make, ()))
+    assert folder.file("importance.gguf").read_text() == "matrix"
+    assert folder.components == []
+    folder.finish()
+    assert list(folder.directory.iterdir()) == []
+    [kept] = (folder.store.folder / "files").iterdir()
+    assert kept.read_text() == "matrix"
+
+
+def test_a_forgotten_step_runs_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    first = opened(tmp_path)
+    first.step(made(calls))
+    first.forget("engine")
+    opened(tmp_path).step(made(calls))
+    assert calls == ["engine", "engine"]
+
+
+def test_finishing_removes_the_steps_of_another_checkpoint_that_are_not_used_any_more(tmp_path: Path) -> None:
+    calls: list[str] = []
+    first = opened(tmp_path, "old")
+    first.step(made(calls, "shared"))
+    first.step(made(calls, "old"))
+    first.finish()
+    second = opened(tmp_path, "new")
+    second.step(made(calls, "shared"))
+    second.step(made(calls, "new"))
+    second.finish()
+    texts = {path.read_text() for path in (second.store.folder / "files").iterdir()}
+    assert texts == {"content of shared", "content of new"}
+    assert calls == ["shared", "old", "new"]
+    assert len(list(second.store.folder.iterdir())) == 3  # two records and the folder of files
+
+
+def test_an_unfinished_export_of_an_older_version_is_rebuilt_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "bundle.partial"
+    (old / "components").mkdir(parents=True)
+    (old / "components" / "engine.onnx").write_text("of the old version")
+    (old / "journal.json").write_text(json.dumps({"identity": {}, "steps": {"engine": {}}}))
+    calls: list[str] = []
+    opened(tmp_path).step(made(calls))
+    assert "bundle.partial is of an older version; its steps are made again" in capsys.readouterr().err
+    assert calls == ["engine"]
+    assert {p.name for p in old.iterdir()} == {"components"}
+
+
+def test_a_folder_of_somebody_else_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "bundle.partial").mkdir()
+    (tmp_path / "bundle.partial" / "thesis.tex").write_text("x")
+    with pytest.raises(ExportError, match=r"bundle.partial holds thesis.tex, .*move the folder away"):
+        opened(tmp_path)
+    assert (tmp_path / "bundle.partial" / "thesis.tex").read_text() == "x"
+
+
+def test_two_bundles_share_their_steps_where_the_variable_names_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STEPS_VARIABLE, str(tmp_path / "shared"))
+    calls: list[str] = []
+    for number, checkpoint in ((1, "old"), (2, "new")):
+        folder = opened(tmp_path / str(number), checkpoint)
+        folder.step(made(calls))
+        folder.finish()
+    assert calls == ["engine"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "shared"]
+    assert [p.name for p in (tmp_path / "2").iterdir()] == ["bundle.partial"]
+
+
+def test_a_file_system_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = opened(tmp_path)
+    folder.step(made([]))
+    [component] = folder.components
+    assert sha256_of(folder.file("engine.onnx")) == component.sha256
+    assert folder.file("engine.onnx").stat().st_nlink == 1
+
+
+IN_A_PROCESS = """
+import os, signal, time
+from pathlib import Path
+from export.step_store import MadeFile
+from export.workshop import Step
+from tests.export.test_workshop import made, opened
+"""
+
+
+def in_a_process(code: str, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.Popen(
+        [sys.executable, "-c", IN_A_PROCESS + textwrap.dedent(code)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_kill_within_a_step_loses_that_step_only(tmp_path: Path) -> None:
+    killed = in_a_process(
         f"""
-        import os, signal, sys
-        from pathlib import Path
-        from tests.export.test_workshop import workshop, made
-        shop = workshop(Path({str(tmp_path)!r}))
-        shop.step("one", lambda: made(shop, []))
-        def die():
-            (shop.directory / "second.onnx").write_text("hal")
+        folder = opened(Path({str(tmp_path)!r}))
+        folder.step(made([]))
+        def die(making):
+            (making / "second.onnx").write_text("hal")
             os.kill(os.getpid(), signal.SIGKILL)
-        shop.step("two", die)
+        die.__module__ = made.__module__
+        folder.step(Step("second", die, ()))
         """
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    killed = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "bundle").exists()
     calls: list[str] = []
-    shop = workshop(tmp_path)
-    shop.step("one", lambda: made(shop, calls))
-    shop.step("two", lambda: made(shop, calls, "second"))
+    folder = opened(tmp_path)
+    folder.step(made(calls))
+    folder.step(made(calls, "second"))
     assert calls == ["second"]
-    assert set(json.loads((shop.folder / JOURNAL).read_text())["steps"]) == {"one", "two"}
+
+
+def test_two_processes_that_share_steps_make_each_of_them_once(tmp_path: Path) -> None:
+    code = f"""
+        root = Path({str(tmp_path)!r})
+        def make(folder):
+            time.sleep(0.5)
+            with (root / "calls").open("a") as log:
+                log.write("made\\n")
+            (folder / "engine.onnx").write_text("content")
+            return [MadeFile("engine.onnx", "vision_encoder", "fp32")], {{}}
+        make.__module__ = made.__module__
+        for name in ("one", "two", "three"):
+            folder = opened(root / os.environ["NUMBER"])
+            folder.step(Step(name, make, ()))
+        print(folder.file("engine.onnx").read_text())
+        """
+    shared = {STEPS_VARIABLE: str(tmp_path / "shared")}
+    processes = [in_a_process(code, NUMBER=str(number), **shared) for number in (1, 2)]
+    answers = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert [out for out, _ in answers] == ["content\n"] * 2
+    assert (tmp_path / "calls").read_text() == "made\n" * 3

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from runtime.clock import ManualClock, MonotonicClock, SampleClock
 
 RATE_HZ = 16_000
-START_S = 5.0  # when the device's first sample was taken
+START_S = 5.0  # time of the device's first sample
 
 
 def arrivals(drift_ppm, block, jitter_s, bursts_s, duration_s, seed=0):
-    """When the callbacks came, and when the sample after each block's last was truly taken: (n,) each, in seconds.
+    """Simulate a device: callback times, and true times of the sample after each block; (n,) each, in s.
 
-    Jitter is exponential. At each time of ``bursts_s`` the machine stalls for 60 ms, and delivers what piled up at its end.
+    Jitter is exponential. At each time of ``bursts_s`` the machine stalls for 60 ms, and then delivers all
+    waiting blocks at once.
     """
     counts = block * np.arange(1, int(duration_s * RATE_HZ / block) + 1)
     true_s = START_S + counts / RATE_HZ * (1 + drift_ppm * 1e-6)
@@ -30,7 +31,7 @@ def arrivals(drift_ppm, block, jitter_s, bursts_s, duration_s, seed=0):
 
 
 def run(clock, block, arrival_s):
-    """Push every block; the published time of the sample after each, as it was then: (n,) in seconds."""
+    """Push every block; return the time published then for the sample after each: (n,) in seconds."""
     published_s = []
     for k, time_s in enumerate(arrival_s):
         clock.push(block, time_s)
@@ -57,14 +58,14 @@ def test_after_a_minute_rate_and_time_are_right_whatever_the_jitter(
     assert np.abs(published_s - true_s)[last_second].max() < 1e-3
 
 
-def test_a_first_block_that_is_late_is_mended_within_three_seconds():
+def test_a_late_first_block_is_corrected_within_three_seconds():
     arrival_s, true_s = arrivals(150, 160, 0.001, [0.0], 10)
     assert arrival_s[0] - true_s[0] > 0.04
     error_s = np.abs(run(SampleClock(RATE_HZ), 160, arrival_s) - true_s)
     assert error_s[300:].max() < 1e-3
 
 
-def test_for_hours_the_error_stays_small_and_what_is_kept_does_not_grow():
+def test_for_hours_the_error_stays_small_and_memory_does_not_grow():
     clock, block = SampleClock(RATE_HZ), 1600
     arrival_s, true_s = arrivals(-80, block, 0.0005, range(0, 7200, 7), 7200)
     error_s = run(clock, block, arrival_s[:6000]) - true_s[:6000]

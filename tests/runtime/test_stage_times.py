@@ -1,4 +1,4 @@
-"""Stage times: what a stage waits for is time, and no processor time."""
+"""Stage times: waiting counts as time, but not as processor time."""
 
 from __future__ import annotations
 

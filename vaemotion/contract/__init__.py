@@ -1,1 +1,1 @@
-"""What training and the device must agree on: NumPy, OpenCV and soxr only."""
+"""Definitions that training and the device share, on NumPy, OpenCV and soxr only."""

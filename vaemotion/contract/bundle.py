@@ -1,38 +1,37 @@
-"""The bundle: a folder with ``manifest.json`` and ``components/``, everything a device needs.
+"""The bundle: a folder with ``manifest.json`` and ``components/`` that holds all that a device needs.
 
-In: a folder. Out: a checked ``Manifest``. Every file is listed with role, precision, sha256, size, tensors in and out, and
-licence; every constant of the front end is there, with golden vectors (an input and the output it must give).
+In: a folder. Out: a checked ``Manifest``. It lists every file with role, precision, sha256, size, license,
+and input and output tensors, and it holds every constant of the front end. The golden vectors are inputs with
+the outputs that every machine must compute.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vaemotion.contract.audio import log_mel
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prompts import PromptTemplate
+from vaemotion.contract.records import strict_record
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 ENGINE_ROLES = ("vision_encoder", "audio_encoder", "emo_adapter")
 ROLES = (*ENGINE_ROLES, "language_model", "token_embeddings", "delimiters", "tokenizer", "golden")
 LOG_MEL_TOLERANCE = 1e-3
-PIXEL_TOLERANCE = (
-    2 / 255 / 0.5
-)  # two steps of 8 bits, in normalised units: ARM's resizing may differ in the last bit
-
-_Record = TypeVar("_Record")
+# Two steps of 8 bits, in normalized units: resizing on ARM may differ in the last bit.
+PIXEL_TOLERANCE = 2 / 255 / 0.5
+_WAY_OUT = "copy or export the bundle again"
 
 
 class BundleError(UserError):
@@ -41,7 +40,7 @@ class BundleError(UserError):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An engine's input or output. A dimension is a size, or a name where it is free."""
+    """An engine's input or output. A dimension is a size, or a name for a free one."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -50,7 +49,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Component:
-    """One file of the bundle. ``path`` is relative to the bundle; ``precision`` e.g. "fp32", "F16" (GGUF), "none"."""
+    """One file of the bundle.
+
+    ``path`` is relative to the bundle. ``precision``: such as "fp32", "F16" (GGUF), or "none". ``licence``:
+    an SPDX identifier.
+    """
 
     role: str
     precision: str
@@ -63,13 +66,18 @@ class Component:
 
     @property
     def label(self) -> str:
+        """The role with its precision, for messages."""
         return self.role if self.precision == "none" else f"{self.role} ({self.precision})"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``tolerances``: largest difference to the golden vectors allowed per engine, keyed "role/precision".
-    ``lineage``: where the bundle comes from; ``verification``: what was measured when it was made."""
+    """The content of ``manifest.json``.
+
+    ``tolerances``: largest allowed difference from the golden vectors, by "role/precision". ``lineage``: the
+    checkpoint, tools and data that the bundle was made from. ``verification``: the comparisons with the
+    checkpoint at export.
+    """
 
     name: str
     token_width: int
@@ -86,11 +94,11 @@ class Manifest:
 
     @property
     def verified(self) -> bool:
-        """Whether every comparison held when it was exported."""
+        """True where every comparison at export held."""
         return self.verification.get("verified") is True
 
     def component(self, role: str, precision: str | None = None) -> Component:
-        """The component of a role (and precision; the first listed when None)."""
+        """Return the component of a role in a precision (None: the first listed). Raises BundleError."""
         for component in self.components:
             if component.role == role and precision in (None, component.precision):
                 return component
@@ -99,38 +107,27 @@ class Manifest:
 
 
 def sha256_of(file: Path) -> str:
-    """Hexadecimal sha256 of a file's content."""
+    """Return the hexadecimal sha256 of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def publish_folder(temporary: Path, final: Path) -> None:
-    """Move a complete folder to its final name; what stood there before is removed only afterwards."""
-    old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(temporary, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` atomically."""
-    file = folder / MANIFEST_FILE
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-    os.replace(temporary, file)
+    write_whole(folder / MANIFEST_FILE, json.dumps(asdict(manifest), indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest, its structure checked; the files are not read. Raises BundleError."""
+    """Read the manifest and check its structure and paths; no other file is read. Raises BundleError."""
     file = folder / MANIFEST_FILE
     try:
         values: Any = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{folder} is not a bundle: {MANIFEST_FILE} is missing or unreadable ({error})"
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"no bundle at '{folder}' ({MANIFEST_FILE} not found)") from error
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file} is not JSON ({error}); {_WAY_OUT}") from error
     version: Any = values.get("schema_version") if hasattr(values, "get") else None
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -140,7 +137,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = _manifest_from(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{file} is not a manifest this runtime implements: {error}") from error
+        raise BundleError(f"{file} is not a manifest that this version implements: {error}") from error
     for component in manifest.components:
         component_path(folder, component)
     for role in ROLES:
@@ -150,9 +147,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _manifest_from(values: dict[str, Any]) -> Manifest:
     components = tuple(
-        _record(
+        strict_record(
             Component,
             {**entry, "inputs": _specs(entry["inputs"]), "outputs": _specs(entry["outputs"])},
+            "a component",
         )
         for entry in values["components"]
     )
@@ -161,30 +159,22 @@ def _manifest_from(values: dict[str, Any]) -> Manifest:
         "components": components,
         "stop_token_ids": tuple(int(i) for i in values["stop_token_ids"]),
         "front_end": FrontEnd.from_dict(values["front_end"]),
-        "prompt": _record(PromptTemplate, {**_NO_PICTURE_TEXTS, **values["prompt"]}),
+        "prompt": strict_record(PromptTemplate, {**_NO_PICTURE_TEXTS, **values["prompt"]}, "prompt"),
     }
-    return _record(Manifest, converted)
+    return strict_record(Manifest, converted, "the manifest")
 
 
 def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(_record(TensorSpec, {**entry, "shape": tuple(entry["shape"])}) for entry in entries)
+    return tuple(
+        strict_record(TensorSpec, {**entry, "shape": tuple(entry["shape"])}, "a tensor") for entry in entries
+    )
 
 
-_NO_PICTURE_TEXTS = {"before_picture": "", "after_picture": ""}  # what a bundle meant before it could say so
-
-
-def _record(kind: type[_Record], values: dict[str, Any]) -> _Record:
-    """A dataclass from a dictionary; unknown and missing keys are named."""
-    names = {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
-    if unknown := set(values) - names:
-        raise ValueError(f"{kind.__name__} does not know {sorted(unknown)}")
-    if missing := names - set(values):
-        raise ValueError(f"{kind.__name__} lacks {sorted(missing)}")
-    return kind(**values)
+_NO_PICTURE_TEXTS = {"before_picture": "", "after_picture": ""}  # of manifests older than these fields
 
 
 def component_path(folder: Path, component: Component) -> Path:
-    """The component's file; a path that leaves the bundle is refused."""
+    """Return the component's file. Raises BundleError for a path that leaves the bundle."""
     root = folder.resolve()
     if component.role not in ROLES:
         raise BundleError(
@@ -203,31 +193,31 @@ def component_path(folder: Path, component: Component) -> Path:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Size and sha256 of every component. Raises BundleError that names the first one that differs."""
+    """Check size and sha256 of every component. Raises BundleError that names the first wrong one."""
     for component in manifest.components:
         path = component_path(folder, component)
-        way_out = "copy or export the bundle again"
         if not path.is_file():
-            raise BundleError(f"{component.label}: {component.path} is missing; {way_out}")
+            raise BundleError(f"{component.label}: {component.path} is missing; {_WAY_OUT}")
         size = path.stat().st_size
         if size != component.bytes:
             raise BundleError(
-                f"{component.label}: {component.path} has {size} bytes, not {component.bytes}; {way_out}"
+                f"{component.label}: {component.path} has {size} bytes, not {component.bytes}; {_WAY_OUT}"
             )
         if sha256_of(path) != component.sha256:
-            raise BundleError(f"{component.label}: {component.path} is damaged (sha256 differs); {way_out}")
+            raise BundleError(f"{component.label}: {component.path} is damaged (sha256 differs); {_WAY_OUT}")
 
 
 def read_golden(folder: Path, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
-    """The golden vectors by name, ``<what>/<input or output name>``; nothing pickled is ever loaded."""
+    """Read the golden vectors by name, ``<component>/<input or output name>``. Pickled data is refused."""
     with np.load(component_path(folder, manifest.component("golden")), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
 def check_front_end(manifest: Manifest, golden: dict[str, npt.NDArray[Any]]) -> dict[str, float]:
-    """This machine's log-mel and pixels against the golden vectors. Returns the largest differences.
+    """Compare this machine's log-mel and pixels with the golden vectors.
 
-    Raises BundleError where one exceeds its tolerance: what the device computes is then not what was trained on.
+    Returns the largest difference of each. Raises BundleError where one exceeds its tolerance, because the
+    device then computes other inputs than those of the training.
     """
     names = ("log_mel/samples", "log_mel/output", "pixels/picture", "pixels/output")
     if missing := [name for name in names if name not in golden]:
@@ -243,8 +233,8 @@ def check_front_end(manifest: Manifest, golden: dict[str, npt.NDArray[Any]]) -> 
         difference = float(np.abs(ours - expected).max()) if ours.shape == expected.shape else float("inf")
         if not difference <= tolerance:
             raise BundleError(
-                f"{name}: this machine's front end differs by {difference:.3g} from the bundle's golden vector "
-                f"(allowed {tolerance:.3g}); the versions of NumPy or OpenCV may differ too much"
+                f"{name}: this machine's front end differs by {difference:.3g} from the bundle's golden "
+                f"vector (allowed {tolerance:.3g}); install the NumPy and OpenCV of its export"
             )
         measured[name] = difference
     return measured

@@ -1,4 +1,4 @@
-"""Emotion vocabulary and its place in the valence/arousal square.
+"""Emotion categories and their places in the square of valence and arousal.
 
 In: valence and arousal in [-1, 1]. Out: a distribution over the nine categories of ArtEmis
 (Achlioptas et al. 2021, "ArtEmis: Affective Language for Visual Art", CVPR).
@@ -21,8 +21,8 @@ EMOTIONS: tuple[str, ...] = (
     "something else",
 )
 
-# Prototype (valence, arousal) of each category, placed after the circumplex (Russell 1980, "A circumplex model
-# of affect", J. Pers. Soc. Psychol. 39:1161); "something else" is the neutral middle.
+# Prototype (valence, arousal) of each category, placed after the circumplex (Russell 1980, "A circumplex
+# model of affect", J. Pers. Soc. Psychol. 39:1161); "something else" is the neutral middle.
 EMOTION_VALENCE_AROUSAL: npt.NDArray[np.float64] = np.array(
     [
         [0.70, 0.20],  # amusement
@@ -41,7 +41,7 @@ PROTOTYPE_WIDTH = 0.35  # standard deviation of a category around its prototype,
 
 
 def emotion_distribution(valence: npt.ArrayLike, arousal: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Distribution over ``EMOTIONS`` at a point of the square: normalised Gaussians around the prototypes.
+    """Return the distribution over ``EMOTIONS`` at a point: normalized Gaussians around the prototypes.
 
     valence, arousal: scalars or equal shapes (...), in [-1, 1]. Returns (..., 9), summing to 1.
     """

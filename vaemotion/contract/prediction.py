@@ -1,4 +1,4 @@
-"""What a predictor is asked and what it answers, whether it runs a checkpoint or a bundle."""
+"""Questions to a predictor and its predictions, for checkpoints and bundles alike."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from vaemotion.contract.front_end import Clip
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question. ``task``: "content" reads the plain tokens, "emotion" the enhanced ones. ``rotations``: how
-    often it is also to be answered in words, its options listed in the prompt, see ``rotated_options``; 0: not at all."""
+    """A multiple-choice question.
+
+    ``task``: "content" reads the plain tokens, "emotion" the enhanced ones. ``rotations``: number of times
+    that it is also answered in words, with its options listed in the prompt (``rotated_options``).
+    """
 
     text: str
     options: tuple[str, ...]
@@ -24,10 +27,10 @@ class Question:
 
 
 def rotated_options(options: Sequence[str], rotations: int) -> tuple[tuple[str, ...], ...]:
-    """``rotations`` evenly spaced circular rotations of the options, the first as they stand.
+    """Return ``rotations`` evenly spaced circular rotations of the options, the first unrotated.
 
-    With as many rotations as options this is CircularEval of MMBench (Liu et al. 2023, arXiv 2307.06281), where every option
-    stands once in every place. Raises ValueError for more rotations than options.
+    With as many rotations as options this is CircularEval of MMBench (Liu et al. 2023, arXiv 2307.06281):
+    every option stands once in every place. Raises ValueError for more rotations than options.
     """
     n = len(options)
     if not 0 <= rotations <= n:
@@ -38,8 +41,11 @@ def rotated_options(options: Sequence[str], rotations: int) -> tuple[tuple[str, 
 
 @dataclass(frozen=True)
 class Affect:
-    """What a work expresses, or induces: valence and arousal in [-1, 1] with the predictive standard deviation of each, and a
-    distribution over ``EMOTIONS``, (9,)."""
+    """The affect that a work expresses or induces.
+
+    ``valence`` and ``arousal`` in [-1, 1], each with its predictive standard deviation; ``emotions``: a
+    distribution over ``EMOTIONS``, (9,).
+    """
 
     valence: float
     arousal: float
@@ -50,9 +56,13 @@ class Affect:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``affect``: what the work expresses. ``answers``: for each question the mean token log-probability of each option,
-    (n_options,). ``written``: for each question one text per rotation, in the order of ``rotated_options``. ``induced``: what
-    the work makes people feel; None from a bundle that was exported without it."""
+    """A predictor's output for one clip.
+
+    ``affect``: the affect that the work expresses. ``answers``: for each question the mean token
+    log-probability of each option, (n_options,). ``written``: for each question one text per rotation, in
+    the order of ``rotated_options``. ``induced``: the affect that the work induces in people; None from a
+    bundle that was exported without it.
+    """
 
     affect: Affect
     answers: tuple[npt.NDArray[np.float64], ...]
@@ -61,6 +71,6 @@ class Prediction:
 
 
 class Predict(Protocol):
-    """``predict(clip, path, questions)``: reads the whole clip on ``path`` (one of ``PATHS``), window by window."""
+    """Read a whole clip on ``path`` (one of ``PATHS``), window by window, and answer questions about it."""
 
     def __call__(self, clip: Clip, path: str, questions: Sequence[Question]) -> Prediction: ...

@@ -1,12 +1,13 @@
-"""Settings: a TOML file plus ``section.key=value`` overrides laid over the defaults of a frozen dataclass.
+"""Settings: the defaults of a frozen dataclass with a TOML file and ``section.key=value`` overrides applied.
 
-In: the file, the overrides, the defaults; a field that is a dataclass is a section. Out: the same dataclass, whole and valid, or
-``SettingsError`` with everything that is wrong, so that settings never apply by half.
+In: the file, the overrides, the defaults; a field that is a dataclass is a section. Out: the same dataclass,
+whole and valid, or ``SettingsError`` with all problems. Settings are never applied in part.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -18,16 +19,16 @@ from vaemotion.contract.errors import UsageError
 _Config = TypeVar("_Config")
 _UNITS = {"px": "pixels", "hz": "Hz", "s": "seconds", "ms": "milliseconds", "dbfs": "dBFS", "mb": "megabytes"}
 _KINDS: dict[type[Any], str] = {
-    int: "write a whole number",
-    float: "write a number",
-    bool: "write true or false",
-    str: "write a text in quotes",
-    tuple: "write a list in brackets",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+    tuple: "a list in brackets",
 }
 
 
 class SettingsError(UsageError):
-    """Settings that cannot be used; ``problems`` holds everything that is wrong with them, one sentence each."""
+    """Settings that cannot be used. ``problems`` holds all reasons, one sentence each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -36,7 +37,7 @@ class SettingsError(UsageError):
 
 
 class Impossible(ValueError):
-    """Several fields of a dataclass are wrong; ``fields``: what to say about each."""
+    """Several fields of a dataclass are wrong. ``fields``: the field and its condition, as a predicate."""
 
     def __init__(self, fields: dict[str, str]) -> None:
         super().__init__("; ".join(f"{name} {what}" for name, what in fields.items()))
@@ -44,18 +45,20 @@ class Impossible(ValueError):
 
 
 def shown(value: object) -> str:
-    """A value as part of a sentence, whatever a file may hold."""
+    """Return any value of a TOML or JSON file as part of a sentence, at most 80 characters."""
     try:
+        if isinstance(value, bool | list | tuple | dict):
+            return f"{json.dumps(value, ensure_ascii=False, default=str):.80}"
         return f"{value!r:.80}"
     except ValueError:
         return "a number of thousands of digits"
 
 
-Condition = tuple[str, bool, str]  # a field, whether it is right, and what it must be
+Condition = tuple[str, bool, str]  # a field, True where it is right, and the condition in words
 
 
 def demand(config: object, *conditions: Condition) -> None:
-    """For a dataclass's ``__post_init__``: raises Impossible for all fields that are not as they must be."""
+    """Raise Impossible for all fields that break their condition. For a dataclass's ``__post_init__``."""
     wrong = {
         name: f"must be {what}, got {shown(getattr(config, name))}"
         for name, right, what in conditions
@@ -66,11 +69,11 @@ def demand(config: object, *conditions: Condition) -> None:
 
 
 def within(config: object, **ranges: tuple[float, float]) -> list[Condition]:
-    """Conditions on numbers, both ends allowed. The unit is the end of a field's name."""
+    """Return conditions on numbers, both ends allowed. The end of a field's name is the unit."""
     return [
         (
             name,
-            low <= getattr(config, name) <= high,  # False for a number that is none
+            low <= getattr(config, name) <= high,  # False for NaN
             f"from {low:g} to {high:g} {_UNITS.get(name.rpartition('_')[2], '')}".rstrip(),
         )
         for name, (low, high) in ranges.items()
@@ -84,8 +87,12 @@ def read_settings(
     check: Callable[[_Config], Iterable[tuple[str, str]]] = lambda _: (),
     numbers_too: Sequence[str] = (),
 ) -> _Config:
-    """``defaults`` with the file and then the overrides laid over them. ``check``: key and sentence of what is wrong with the whole;
-    ``numbers_too``: keys of texts that may be written as a whole number. Raises SettingsError; of a key that does not exist it names the nearest one that does."""
+    """Return ``defaults`` with the file and then the overrides applied.
+
+    ``check``: returns a key and a predicate for each problem of the whole. ``numbers_too``: keys of texts
+    that may also be written as a whole number. Raises SettingsError. For an unknown key it names the most
+    similar one.
+    """
     reader = _Reader(str(file), numbers_too)
     values = _load(file, reader)
     for override in overrides:
@@ -109,7 +116,7 @@ def _load(file: Path, reader: _Reader) -> dict[str, Any]:
 
 @dataclass
 class _Reader:
-    """Gathers problems. Where a value is wrong the default stands in for it, so that what follows can be looked at, too."""
+    """Collects problems. The default replaces a wrong value, so that the rest can be checked, too."""
 
     file: str
     numbers_too: Sequence[str]
@@ -117,12 +124,12 @@ class _Reader:
     problems: list[str] = field(default_factory=list[str])
 
     def complain(self, key: str, sentence: str) -> None:
-        """``sentence``: what is wrong with ``key``, which it names."""
-        by_hand = any(key == name or key.startswith(f"{name}.") for name in self.overridden)
-        self.problems.append(f"{'--set' if by_hand else self.file}: {sentence}")
+        """Add a problem. ``sentence`` names ``key``; the source of the key is put before it."""
+        overridden = any(key == name or key.startswith(f"{name}.") for name in self.overridden)
+        self.problems.append(f"{'--set' if overridden else self.file}: {sentence}")
 
     def override(self, values: dict[str, Any], override: str) -> None:
-        """Lay ``section.key=value`` over what the file says."""
+        """Apply ``section.key=value`` to the file's values."""
         key, separator, text = (part.strip() for part in override.partition("="))
         if not separator or not key:
             self.problems.append(f"--set takes key=value, got {override!r}")
@@ -138,7 +145,7 @@ class _Reader:
         values[name] = _parse(text)
 
     def apply(self, config: _Config, values: dict[str, Any], where: str) -> _Config:
-        """``config`` with ``values`` laid over it, of the same types."""
+        """Return ``config`` with ``values`` applied. ``where``: the section's key and a dot, or ""."""
         known = [f.name for f in fields(cast(Any, config))]
         changes: dict[str, Any] = {}
         for key, value in values.items():
@@ -159,7 +166,7 @@ class _Reader:
         return config
 
     def converted(self, current: Any, value: Any, where: str) -> Any:
-        """``value`` if it has the type of ``current``, else ``current``."""
+        """Return ``value`` if it has the type of ``current``; otherwise complain and return ``current``."""
         if is_dataclass(current):
             if isinstance(value, dict):
                 return self.apply(current, cast(dict[str, Any], value), f"{where}.")
@@ -175,13 +182,12 @@ class _Reader:
             return shown(value)
         if kind is type(value):
             return value
-        way_out = f"; {_KINDS[kind]}" if kind in _KINDS else ""
-        self.complain(where, f"{where} must be {kind.__name__}, got {shown(value)}{way_out}")
+        self.complain(where, f"{where} must be {_KINDS.get(kind, kind.__name__)}, got {shown(value)}")
         return cast(Any, current)
 
 
 def _parse(text: str) -> Any:
-    """A TOML value; anything else is a text."""
+    """Parse a TOML value; any other text stands for itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):

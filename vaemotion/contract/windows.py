@@ -1,8 +1,8 @@
-"""Window arithmetic: which frames and which log-mel frames make the window of a moment.
+"""Window arithmetic: the frames and log-mel frames of the window that ends at a time.
 
-Everything is counted from the start of a clip (or stream). Pictures live on a grid of ``frame_hop_s``: grid point k
-is taken at k * frame_hop_s and encoded once. A window is the newest grid point and its predecessors ``frame_spacing_s``
-apart. The audio encoder runs once per ``audio_stride_s`` on the newest ``audio_window_s``.
+All times count from the start of a clip or stream. Frames lie on a grid: grid point k stands for the time
+k * ``frame_hop_s`` and is encoded once. A window is the newest grid point and its predecessors,
+``frame_spacing_s`` apart. The audio encoder runs every ``audio_stride_s`` on the newest ``audio_window_s``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-_EPSILON = 1e-9  # a time that lies on the grid but for rounding counts as on it
+EPSILON_S = 1e-6  # times closer than this are equal: 0.1 + 0.2 is not 0.3
+_EPSILON_HOPS = 1e-9  # the same for a time in hops
 
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """Constants of the windows, in seconds but for ``frames`` (pictures in a window, all of which the EmoAdapter reads)
-    and ``language_frames`` (how many of the newest the language model reads)."""
+    """Constants of the windows.
+
+    ``frames``: frames in a window; the EmoAdapter reads all of them. ``language_frames``: the newest of
+    them that the language model reads. Raises ValueError for values that do not fit together.
+    """
 
     frame_hop_s: float = 0.1
     frame_spacing_s: float = 0.4
@@ -39,34 +43,30 @@ class WindowConfig:
 
     @property
     def hops_per_spacing(self) -> int:
+        """Grid points from one frame of a window to the next."""
         return round(self.frame_spacing_s / self.frame_hop_s)
 
     @property
     def visual_window_s(self) -> float:
-        """From the oldest to the newest picture of a window."""
+        """Seconds from the oldest to the newest frame of a window."""
         return (self.frames - 1) * self.frame_spacing_s
 
 
 def grid_index(time_s: float, hop_s: float) -> int:
-    """The newest grid point at or before ``time_s`` (≥ 0)."""
-    return math.floor(time_s / hop_s + _EPSILON)
+    """Return the newest grid point at or before ``time_s`` (≥ 0)."""
+    return math.floor(time_s / hop_s + _EPSILON_HOPS)
 
 
 def encode_count(duration_s: float, hop_s: float) -> int:
-    """How many grid points a medium of ``duration_s`` holds: ceil(duration / hop)."""
-    return math.ceil(duration_s / hop_s - _EPSILON)
+    """Return the number of grid points of a medium: ceil(duration / hop)."""
+    return math.ceil(duration_s / hop_s - _EPSILON_HOPS)
 
 
 def window_frame_indices(newest: int, config: WindowConfig, oldest: int = 0) -> list[int]:
-    """Grid points of the pictures in the window that ends at grid point ``newest``, oldest first.
+    """Return the grid points of the window that ends at grid point ``newest``, oldest first.
 
-    Points before ``oldest`` (the start of the clip, or of what is cached) are left out, so that the list is shorter
-    at the start of a clip.
+    Points before ``oldest`` (the start of the clip, or of the cached frames) are left out. The list is
+    then shorter than ``config.frames``.
     """
     indices = [newest - k * config.hops_per_spacing for k in range(config.frames)]
     return [i for i in reversed(indices) if i >= oldest]
-
-
-def ages_s(times_s: list[float], now_s: float) -> list[float]:
-    """Age of each time at ``now_s``, never negative."""
-    return [max(0.0, now_s - t) for t in times_s]

@@ -1,8 +1,9 @@
-"""An open benchmark in the manner of ArtEmoBenchmark, from procedural art and from sets that people rated.
+"""Open benchmark after ArtEmoBenchmark, from procedural art and from human-rated data sets.
 
-In: a number of works and, for the human-rated part, the folder that holds the published sets (``sievers/``, ``bass/``). Out:
-``manifest.jsonl`` with the media that it needs, and ``human.jsonl``, whose media root is that folder: a manifest has one media
-root, and nobody's files are copied. Labels stay per modality: a pair has a question and its answer, and no label of its own.
+In: a number of works and, for the human-rated part, the folder of the published sets (``sievers/``,
+``bass/``). Out: ``manifest.jsonl`` with its media, and ``human.jsonl``, whose media root is that folder, so
+that the sets' files are not copied. Labels stay per modality: a pair has a question and its answer, but no
+label of its own.
 """
 
 from __future__ import annotations
@@ -17,38 +18,37 @@ from rich.progress import track
 from rich.table import Table
 
 from vaemotion.contract.errors import UsageError, UserError
-from vaemotion.data.adapter import N_FOLDS, ItemsAndFolds, Source
-from vaemotion.data.build import DURATION_S, FRAME_RATE_HZ, build_procedural
-from vaemotion.data.human_labels import bass, sievers
-from vaemotion.data.item import SPLITS, Item, content_sha256
-from vaemotion.data.manifest import read_manifest, summary, write_manifest
-from vaemotion.data.procedural_art import (
+from vaemotion.data.art.art import (
     CONTENT_CLASSES,
     FACTOR_NAMES,
     PATH_FACTORS,
     Work,
-    draw_frame,
     factor_values,
     labels_from_factors,
     sample_work,
-    synthesise,
     work_seed,
 )
+from vaemotion.data.art.build import build_procedural, write_work
+from vaemotion.data.manifest.item import SPLITS, Item, content_sha256
+from vaemotion.data.manifest.manifest import read_manifest, summary, write_manifest
+from vaemotion.data.published.adapter import N_FOLDS, ItemsAndFolds, Source
+from vaemotion.data.published.human_labels import bass, sievers
 from vaemotion.data.relations import (
     AGREEMENT,
     CALMER,
-    OneModality,
+    MODALITIES,
+    ModalityBaseline,
     Pair,
     Relation,
     Stimulus,
     agreement_pairs,
     calmer_pairs,
-    one_modality,
+    modality_baseline,
 )
-from vaemotion.data.writer import write_clip
 
 MOST_WORKS = 5000
-# A seed's pairs are made of other works than its questions, which `build_procedural` takes from the start of its numbers.
+# The pairs of a seed use other works than its questions, which `build_procedural` takes from the seed's
+# first numbers.
 _WORKS_PER_SEED, _FIRST_PAIR_WORK = 1 << 20, 1 << 19
 _POOL_PER_WORK, _SMALLEST_POOL = 40, 2000
 _RELATIONS: tuple[tuple[Relation, Callable[..., list[Pair]]], ...] = (
@@ -62,7 +62,7 @@ _HUMAN_SETS: tuple[tuple[str, Callable[[Source], ItemsAndFolds]], ...] = (
 
 
 @dataclass(frozen=True)
-class _Related:
+class _RelationPairs:
     """The pairs of one question."""
 
     relation: Relation
@@ -72,12 +72,13 @@ class _Related:
 def build_artemo_open(
     out: Path, data: Path | None, split: str, count: int, seed: int = 0, fold: int = 1
 ) -> None:
-    """Write the benchmark, print how far one modality alone gets on its pairs, and the commands that run it.
+    """Write the benchmark, and print the accuracy of one modality alone and the commands that run it.
 
-    Procedural part: ``count`` works with content and emotion questions on the three paths (`build_procedural`), and about ``count``
-    pairs for each of the two questions of `relations`. Human-rated part, where ``data`` holds the sets: the label
-    items of their ``fold`` (see `adapter`), and the same two questions on pairs of its abstract shapes and sounds. Raises
-    UsageError for an unknown split and a number out of range, UserError where ``out`` holds a benchmark already.
+    Procedural part: ``count`` works with content and emotion questions on the three paths
+    (`build_procedural`), and about ``count`` pairs for each of the two questions of `relations`.
+    Human-rated part, when ``data`` holds the sets: the label items of their ``fold`` (see `adapter`), and
+    the same two questions on pairs of abstract shapes and sounds. Raises UsageError for an unknown split
+    and a number out of range, UserError when ``out`` already holds a benchmark.
     """
     if split not in SPLITS:
         raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -90,13 +91,13 @@ def build_artemo_open(
     manifest, human = out / "manifest.jsonl", out / "human.jsonl"
     for file in (manifest, human):
         if file.exists():
-            raise UserError(f"{file} exists already, give another folder with --out or remove it")
+            raise UserError(f"{file} exists already; give another folder with --out or delete it")
     rated = _human_items(data, split, count, seed, fold)
     related = _procedural_pairs(split, count, seed)
     items = _procedural_items(related, out, split, seed)
     build_procedural(out, split, count, seed)
     write_manifest(manifest, [*read_manifest(manifest, out), *items])
-    print(f"{manifest}: with {len(items)} items on pairs of a picture and a sound")
+    print(f"{manifest}: with {len(items)} items on pairs of a visual stimulus and a sound")
     if rated:
         write_manifest(human, rated)
         print(f"{human}: {summary(rated)}")
@@ -104,37 +105,47 @@ def build_artemo_open(
     _print_commands(manifest, out, human if rated else None, data)
 
 
-# --- procedural part --------------------------------------------------------------------------------------------------
+# --- procedural part ----------------------------------------------------------------------------------------
 
 
 def perceptible_arousal(work: Work, path: str) -> float:
-    """The arousal that follows from the factors perceptible on a path, the others being neutral."""
+    """Compute the arousal from the factors perceptible on a path, with the others at neutral."""
     perceptible = np.array([name in PATH_FACTORS[path] for name in FACTOR_NAMES])
     return float(labels_from_factors(np.array(factor_values(work)) * perceptible)[1])
 
 
-def _procedural_pairs(split: str, count: int, seed: int) -> list[_Related]:
-    """Pairs of works; a stimulus's name is its work's number."""
+def _procedural_pairs(split: str, count: int, seed: int) -> list[_RelationPairs]:
+    """Make the pairs of works for both questions; a stimulus is named by its work's number."""
     first = seed * _WORKS_PER_SEED + _FIRST_PAIR_WORK
     numbers = range(first, first + max(_SMALLEST_POOL, _POOL_PER_WORK * count))
     works = {number: sample_work(work_seed(split, number)) for number in numbers}
-    # A work is a picture or a sound, so that no pair holds a whole work, whose events would be in time with each other.
-    pictures, sounds = (
+    # A work serves as a visual stimulus or as a sound. A pair of both from one work would have synchronous
+    # events.
+    visuals, sounds = (
         [Stimulus(str(n), perceptible_arousal(works[n], path)) for n in numbers if n % 2 == remainder]
         for remainder, path in enumerate(("visual", "audio"))
     )
-    return [_Related(relation, tuple(make(pictures, sounds, count, seed))) for relation, make in _RELATIONS]
+    return _related(visuals, sounds, count, seed)
 
 
-def _procedural_items(related: Sequence[_Related], out: Path, split: str, seed: int) -> list[Item]:
-    """The items of all pairs, their clips written: the sound of a pair is the track of its second work's clip."""
+def _related(
+    visuals: Sequence[Stimulus], sounds: Sequence[Stimulus], count: int, seed: int
+) -> list[_RelationPairs]:
+    return [
+        _RelationPairs(relation, tuple(make(visuals, sounds, count, seed))) for relation, make in _RELATIONS
+    ]
+
+
+def _procedural_items(related: Sequence[_RelationPairs], out: Path, split: str, seed: int) -> list[Item]:
+    """Write the clips of all pairs and return their items; a pair's sound is the track of its second clip."""
     asked = [(some.relation, pair, k) for some in related for k, pair in enumerate(some.pairs)]
     items: list[Item] = []
     for relation, pair, k in track(asked, f"{split} pairs", console=Console(stderr=True)):
-        # Picture and sound show one class of thing, so that content says nothing about the answer.
+        # Both works of a pair have the same class, so that the content carries no information about the
+        # answer.
         content = CONTENT_CLASSES[np.random.default_rng([seed, pair.block]).integers(len(CONTENT_CLASSES))]
         video, audio = (
-            _written_work(out, split, int(stimulus.name), content) for stimulus in (pair.picture, pair.sound)
+            _written_work(out, split, int(stimulus.name), content) for stimulus in (pair.visual, pair.sound)
         )
         name = f"procedural-{relation.name}-{split}-{seed}"
         item = _pair_item(relation, pair, f"{name}-{k:05d}", f"{name}-block-{pair.block:04d}", split)
@@ -144,7 +155,7 @@ def _procedural_items(related: Sequence[_Related], out: Path, split: str, seed: 
                 video=video,
                 audio=audio,
                 pairing="matched",
-                creator_id=f"procedural-{split}",  # as the works': one author a split
+                creator_id=f"procedural-{split}",  # the creator of all works of the split
                 source=f"procedural-{relation.name}",
                 license="CC0-1.0",
                 sha256=content_sha256([out / video, out / audio]),
@@ -154,19 +165,18 @@ def _procedural_items(related: Sequence[_Related], out: Path, split: str, seed: 
 
 
 def _written_work(out: Path, split: str, number: int, content: str) -> str:
-    """The path of a work's clip below ``out``; it is written if it is not there."""
+    """Return the path of a work's clip below ``out``, and write the clip unless it exists."""
     path = f"pairs/{split}-{number}-{content.replace(' ', '-')}.mkv"
     if not (out / path).is_file():
-        work = sample_work(work_seed(split, number), content)
-        times_s = np.arange(round(DURATION_S * FRAME_RATE_HZ)) / FRAME_RATE_HZ
-        frames = np.stack([draw_frame(work, float(time_s)) for time_s in times_s])
-        write_clip(out / path, frames, FRAME_RATE_HZ, synthesise(work, DURATION_S))
+        write_work(out / path, sample_work(work_seed(split, number), content))
     return path
 
 
 def _pair_item(relation: Relation, pair: Pair, identifier: str, block: str, split: str) -> Item:
-    """What the items of all sets have in common; the media are filled in by the caller. Pairs that share stimuli are one
-    work, so that intervals over works resample them together."""
+    """Make the item of a pair with the fields that all sets have in common; the caller adds the media.
+
+    Pairs that share stimuli count as one work, so that bootstrap intervals over works resample them together.
+    """
     return Item(
         id=identifier,
         pairing="none",
@@ -186,18 +196,16 @@ def _pair_item(relation: Relation, pair: Pair, identifier: str, block: str, spli
     )
 
 
-# --- human-rated part -------------------------------------------------------------------------------------------------
+# --- human-rated part ---------------------------------------------------------------------------------------
 
 
 def _human_items(data: Path | None, split: str, count: int, seed: int, fold: int) -> list[Item]:
-    """Label items and pairs of the sets that are there; each set that is not is said in a line."""
+    """Make the label items and the pairs of the sets in ``data``, and print a line for each missing set."""
     items: list[Item] = []
     for name, read in _HUMAN_SETS:
         if data is None or not (data / name).is_dir():
-            where = (
-                "give the folder that holds it with --from" if data is None else f"there is no {data / name}"
-            )
-            print(f"without the human-rated set {name!r}: {where}")
+            reason = "give its parent folder with --from" if data is None else f"there is no {data / name}"
+            print(f"without the human-rated set {name!r}: {reason}")
             continue
         everything, folds = read(Source.below(data, data / name))
         dealt = zip(everything, folds, strict=True)
@@ -209,69 +217,67 @@ def _human_items(data: Path | None, split: str, count: int, seed: int, fold: int
 
 
 def _human_pairs(rated: Sequence[Item], data: Path, split: str, count: int, seed: int) -> list[Item]:
-    """The two questions on abstract shapes and sounds, each rated by itself."""
+    """Make the items of both questions on abstract shapes and sounds, each rated by itself."""
     by_id = {item.id: item for item in rated if item.arousal is not None}
-    pictures, sounds = (
+    visuals, sounds = (
         [Stimulus(item.id, item.arousal or 0.0) for item in by_id.values() if item.modality == modality]
         for modality in ("visual", "audio")
     )
-    related = [
-        _Related(relation, tuple(make(pictures, sounds, count, seed))) for relation, make in _RELATIONS
-    ]
+    related = _related(visuals, sounds, count, seed)
     items: list[Item] = []
     for some in related:
         for k, pair in enumerate(some.pairs):
-            picture, sound = by_id[pair.picture.name], by_id[pair.sound.name]
+            visual, sound = by_id[pair.visual.name], by_id[pair.sound.name]
             name = f"sievers-{some.relation.name}-{split}-{seed}"
             item = _pair_item(some.relation, pair, f"{name}-{k:05d}", f"{name}-block-{pair.block:04d}", split)
-            assert picture.image is not None
+            assert visual.image is not None
             assert sound.audio is not None
             items.append(
                 replace(
                     item,
-                    image=picture.image,
+                    image=visual.image,
                     audio=sound.audio,
                     source=f"sievers-{some.relation.name}",
-                    license=picture.license,
-                    sha256=content_sha256([data / picture.image, data / sound.audio]),
+                    license=visual.license,
+                    sha256=content_sha256([data / visual.image, data / sound.audio]),
                 )
             )
     _print_balance("sievers", related)
     return items
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------
+# --- printed output -----------------------------------------------------------------------------------------
 
 
-def _print_balance(name: str, related: Sequence[_Related]) -> None:
-    """How far a reader gets on the pairs who knows one modality's arousal exactly."""
-    title = f"{name}: right with one modality's true arousal alone"
-    caption = "by heart: no rule exceeds it; above 0.5: the ladders' ends"
-    heads = ("question", "known", "pairs", "learnt", "95 % of guessing", "by heart")
+def _print_balance(name: str, related: Sequence[_RelationPairs]) -> None:
+    """Print the accuracy that exact knowledge of one modality's arousal reaches on the pairs."""
+    title = f"{name}: accuracy with one modality's true arousal alone"
+    caption = "memorized: the upper bound; above 0.5 due to the ends of chains"
+    heads = ("question", "known", "pairs", "learned", "95 % of guessing", "memorized")
     table = Table(*heads, title=title, caption=caption)
     for some in related:
         if not some.pairs:
             table.add_row(some.relation.name, "", "0", "", "", "too few stimuli")
             continue
-        for known in ("picture", "sound"):
-            table.add_row(*_balance_row(one_modality(some.relation, some.pairs, known)))
+        for known in MODALITIES:
+            table.add_row(*_balance_row(modality_baseline(some.relation, some.pairs, known)))
     Console().print(table)
 
 
-def _balance_row(found: OneModality) -> tuple[str, ...]:
+def _balance_row(found: ModalityBaseline) -> tuple[str, ...]:
     interval = f"{found.chance_low:.3f} to {found.chance_high:.3f}"
     return (
         found.relation,
         found.known,
         str(found.pairs),
-        f"{found.learnt:.3f}",
+        f"{found.learned:.3f}",
         interval,
-        f"{found.best:.3f}",
+        f"{found.memorized:.3f}",
     )
 
 
 def _print_commands(manifest: Path, out: Path, human: Path | None, data: Path | None) -> None:
-    print("\nmeasure a model, and with --path audio and --path visual what one modality alone is worth:")
+    print("\nmeasure a model; add --path audio or --path visual to measure one modality alone:")
     command = "  vaemotion evaluate benchmark {} --media-root {} --model MODEL --out RESULTS/{}"
     print(command.format(manifest, out, "procedural"))
     if human is not None:

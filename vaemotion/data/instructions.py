@@ -10,14 +10,15 @@ from vaemotion.contract import prompts
 from vaemotion.contract.emotions import EMOTIONS, emotion_distribution
 from vaemotion.contract.front_end import Clip
 from vaemotion.contract.prompts import StandardQuestion
-from vaemotion.data.line_shapes import LineShape
-from vaemotion.data.procedural_art import CONTENT_CLASSES, Work, draw_frame, synthesise
+from vaemotion.contract.windows import EPSILON_S
+from vaemotion.data.art.art import CONTENT_CLASSES, Work, draw_frame, synthesize
+from vaemotion.data.art.line_shapes import LineShape
 
 LINE_CONTENT = "abstract shape"
 
 
 def true_answer(work: Work | LineShape, question: StandardQuestion) -> str:
-    """The answer in words. Raises ValueError for the colours of a line shape."""
+    """Return the correct answer in words. Raises ValueError for the palette of a line shape."""
     if isinstance(work, LineShape):
         return _answer_of_line(work, question)
     if question == prompts.CONTENT:
@@ -35,7 +36,7 @@ def true_answer(work: Work | LineShape, question: StandardQuestion) -> str:
 
 def _answer_of_line(shape: LineShape, question: StandardQuestion) -> str:
     if question == prompts.PALETTE:
-        raise ValueError("a line shape has no palette to ask for")
+        raise ValueError("a line shape has no palette")
     if question == prompts.EMOTION:
         return EMOTIONS[int(np.argmax(emotion_distribution(shape.valence, shape.arousal)))]
     answers = {
@@ -48,20 +49,20 @@ def _answer_of_line(shape: LineShape, question: StandardQuestion) -> str:
 
 
 def choose_question(rng: np.random.Generator, shares: Mapping[StandardQuestion, float]) -> StandardQuestion:
-    """A question with probability proportional to its share."""
+    """Sample a question with probability proportional to its share."""
     questions, weights = list(shares), np.array(list(shares.values()))
     return questions[int(rng.choice(len(questions), p=weights / weights.sum()))]
 
 
 def worded(rng: np.random.Generator, question: StandardQuestion) -> str:
-    """The question in one of its wordings; half the time the standard one."""
+    """Sample a wording of the question; half the time it is the standard one."""
     if not question.paraphrases or rng.random() < 0.5:
         return question.text
     return question.paraphrases[int(rng.integers(len(question.paraphrases)))]
 
 
 def answers_of(question: StandardQuestion) -> tuple[str, ...]:
-    """All answers that a question of a closed set can have; empty for the others."""
+    """Return all answers to a question with a closed set of answers; empty for other questions."""
     closed = {
         prompts.CONTENT: CONTENT_CLASSES,
         prompts.AROUSAL: prompts.AROUSAL_WORDS,
@@ -72,7 +73,7 @@ def answers_of(question: StandardQuestion) -> tuple[str, ...]:
 
 
 def with_listed_options(rng: np.random.Generator, question: StandardQuestion, text: str, answer: str) -> str:
-    """``text`` with some of the question's answers to choose from, ``answer`` among them, in any order."""
+    """Append options to ``text``: a random subset of the question's answers with ``answer``, shuffled."""
     others = [option for option in answers_of(question) if option != answer]
     if not others:
         return text
@@ -82,7 +83,7 @@ def with_listed_options(rng: np.random.Generator, question: StandardQuestion, te
 
 
 def tokenizer_corpus() -> list[str]:
-    """Every question and answer that the procedural world can produce."""
+    """Return every question and every answer that the procedural art can produce."""
     template = prompts.PromptTemplate()
     lines = [template.prefix]
     for question in prompts.STANDARD_QUESTIONS:
@@ -96,7 +97,7 @@ def tokenizer_corpus() -> list[str]:
 
 
 def procedural_clip(work: Work, duration_s: float, frame_hop_s: float) -> Clip:
-    """The work as a decoded clip: a frame at each grid point of [0, duration], and its sound."""
-    times = np.arange(0.0, duration_s + 1e-6, frame_hop_s)
+    """Render a work as a clip: a frame at each grid point of [0, duration_s], and its sound."""
+    times = np.arange(0.0, duration_s + EPSILON_S, frame_hop_s)
     frames = tuple(draw_frame(work, float(t)) for t in times)
-    return Clip(frames, tuple(float(t) for t in times), synthesise(work, duration_s))
+    return Clip(frames, tuple(float(t) for t in times), synthesize(work, duration_s))

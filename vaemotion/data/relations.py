@@ -1,16 +1,19 @@
-"""Questions about a picture and a sound together, from pairs that one modality alone cannot tell.
+"""Questions about an image and a sound together, from pairs that one modality alone cannot answer.
 
-In: pictures and sounds with an arousal each. Out: pairs with the answer to one of two questions, and how far a reader gets who
-knows one modality's arousal exactly. No label of a pair as a whole is made up: the answer follows from the two labels.
+In: visual stimuli and sounds, each with an arousal. Out: pairs with the answer to one of two questions, and
+the accuracy that knowledge of one modality alone reaches. The answer follows from the two arousals; a pair
+has no label of its own.
 
-Agreement: a picture from the upper and one from the lower third of arousal meet a sound of each. Every stimulus stands in one
-pair that agrees and in one that does not, so that either modality says nothing at all.
+Agreement: one visual stimulus from the lower and one from the upper third of arousal are each paired with a
+sound from the lower and one from the upper third. Every stimulus is in one pair that agrees and in one that
+does not, so one modality alone carries no information about the answer.
 
-Which is calmer: exact balance is impossible here, whatever the pairs: the calmest of all stimuli is the calmer one in each of its
-pairs, and without it the next calmest is. What can be had are ladders, pictures and sounds in turn, each at least ``GAP`` above
-the one before: every stimulus is once the calmer and once the more stirring one, but for the ladder's two ends. With E
-pairs in a ladder, knowing one modality exactly is worth at most 1 / (2 E) above chance; ladders are made in twos, one
-that begins with a picture and one that begins with a sound, so that both modalities get alike.
+Calmer: exact balance is impossible for this question, because the calmest of all stimuli is the calmer one
+in each of its pairs. The pairs therefore come from chains: visual stimuli and sounds in turn, each at least
+``GAP`` above the one before. Every stimulus is the calmer one once and the more arousing one once, except
+at the two ends of a chain. In a chain of E pairs, exact knowledge of one modality gains at most 1 / (2 E)
+above chance. Chains come in twos, one starting with a visual stimulus and one with a sound, so that both
+modalities gain the same.
 """
 
 from __future__ import annotations
@@ -21,14 +24,15 @@ from itertools import pairwise
 
 import numpy as np
 
-GAP = 0.2  # in arousal, a tenth of its scale: what is nearer is not clear
-LEAST_PAIRS = 5  # in a ladder; a shorter one gives too much away
+GAP = 0.2  # smallest difference in arousal, a tenth of its scale; a smaller one is not clear
+LEAST_PAIRS = 5  # a chain must have more pairs, because a shorter one reveals too much
+MODALITIES: tuple[str, str] = ("visual", "sound")
 _FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A question about a picture and a sound. ``name``: for ids and sources."""
+    """A question about a visual stimulus and a sound. ``name``: the part of ids and sources."""
 
     name: str
     question: str
@@ -37,11 +41,12 @@ class Relation:
 
 AGREEMENT = Relation("agree", "Do picture and sound agree in arousal?", ("yes", "no"))
 CALMER = Relation("calmer", "Which of the two is calmer?", ("picture", "sound"))
+_CALMER_ANSWER: dict[str, str] = dict(zip(MODALITIES, CALMER.options, strict=True))
 
 
 @dataclass(frozen=True)
 class Stimulus:
-    """A picture or a sound. ``arousal`` in [-1, 1]."""
+    """A visual stimulus or a sound. ``arousal``: in [-1, 1]."""
 
     name: str
     arousal: float
@@ -49,47 +54,53 @@ class Stimulus:
 
 @dataclass(frozen=True)
 class Pair:
-    """``block``: pairs of one block share stimuli, those of different blocks do not."""
+    """A visual stimulus and a sound. ``block``: only pairs of one block share stimuli."""
 
-    picture: Stimulus
+    visual: Stimulus
     sound: Stimulus
     answer: str
     block: int
 
 
 @dataclass(frozen=True)
-class OneModality:
-    """What a reader gets who knows the arousal of one modality exactly, and nothing of the other. ``learnt``: share right of a
-    decision tree that learns from other stimuli; ``chance_low``, ``chance_high``: 95 % binomial interval of guessing; ``best``: share
-    right of somebody who knows each stimulus's pairs by heart, which no rule exceeds."""
+class ModalityBaseline:
+    """The accuracy that exact knowledge of one modality's arousal reaches on a question's pairs.
+
+    ``known``: one of ``MODALITIES``. ``learned``: accuracy of a decision tree trained on other stimuli.
+    ``chance_low``, ``chance_high``: 95 % binomial interval of guessing. ``memorized``: accuracy with the
+    majority answer of each stimulus, the upper bound of every rule.
+    """
 
     relation: str
     known: str
     pairs: int
-    learnt: float
+    learned: float
     chance_low: float
     chance_high: float
-    best: float
+    memorized: float
 
 
 def agreement_pairs(
-    pictures: Sequence[Stimulus], sounds: Sequence[Stimulus], count: int, seed: int
+    visuals: Sequence[Stimulus], sounds: Sequence[Stimulus], count: int, seed: int
 ) -> list[Pair]:
-    """About ``count`` pairs in blocks of four, or as many as the stimuli allow; each stimulus stands in one block."""
+    """Make about ``count`` pairs in blocks of four, or as many as the stimuli allow.
+
+    Each stimulus is in one block at most.
+    """
     rng = np.random.default_rng([seed, 3])
-    (calm_pictures, stirring_pictures), (calm_sounds, stirring_sounds) = (
-        _outer_thirds(stimuli, rng) for stimuli in (pictures, sounds)
+    (low_visuals, high_visuals), (low_sounds, high_sounds) = (
+        _outer_thirds(stimuli, rng) for stimuli in (visuals, sounds)
     )
     pairs: list[Pair] = []
-    blocks = zip(calm_pictures, stirring_pictures, calm_sounds, stirring_sounds, strict=False)
-    for block, (low_picture, high_picture, low_sound, high_sound) in enumerate(blocks):
+    blocks = zip(low_visuals, high_visuals, low_sounds, high_sounds, strict=False)
+    for block, (low_visual, high_visual, low_sound, high_sound) in enumerate(blocks):
         if len(pairs) >= count:
             break
         pairs += [
-            Pair(low_picture, low_sound, "yes", block),
-            Pair(high_picture, high_sound, "yes", block),
-            Pair(low_picture, high_sound, "no", block),
-            Pair(high_picture, low_sound, "no", block),
+            Pair(low_visual, low_sound, "yes", block),
+            Pair(high_visual, high_sound, "yes", block),
+            Pair(low_visual, high_sound, "no", block),
+            Pair(high_visual, low_sound, "no", block),
         ]
     return pairs
 
@@ -97,7 +108,7 @@ def agreement_pairs(
 def _outer_thirds(
     stimuli: Sequence[Stimulus], rng: np.random.Generator
 ) -> tuple[list[Stimulus], list[Stimulus]]:
-    """The lower and the upper third by arousal, each shuffled. Equal values are ordered by chance."""
+    """Return the lower and the upper third by arousal, each shuffled; ties are ordered at random."""
     ordered = _ordered(stimuli, rng)
     third = len(ordered) // 3
     parts = ordered[:third], ordered[len(ordered) - third :]
@@ -111,65 +122,78 @@ def _ordered(stimuli: Sequence[Stimulus], rng: np.random.Generator) -> list[Stim
 
 
 def calmer_pairs(
-    pictures: Sequence[Stimulus], sounds: Sequence[Stimulus], count: int, seed: int
+    visuals: Sequence[Stimulus], sounds: Sequence[Stimulus], count: int, seed: int
 ) -> list[Pair]:
-    """About ``count`` pairs in twos of ladders, or as many as the stimuli allow; each stimulus stands in one ladder."""
+    """Make about ``count`` pairs from twos of chains, or as many as the stimuli allow.
+
+    Each stimulus is in one chain at most.
+    """
     rng = np.random.default_rng([seed, 4])
-    left = {"picture": _ordered(pictures, rng), "sound": _ordered(sounds, rng)}
+    left = {"visual": _ordered(visuals, rng), "sound": _ordered(sounds, rng)}
     pairs: list[Pair] = []
     block = 0
     while len(pairs) < count:
-        two = [_ladder(left, first) for first in ("picture", "sound")]
-        if min(map(len, two)) <= LEAST_PAIRS:
+        chains = [_chain(left, first) for first in MODALITIES]
+        if min(map(len, chains)) <= LEAST_PAIRS:
             break
-        for first, ladder in zip(("picture", "sound"), two, strict=True):
-            pairs += _rungs(ladder, first, block)
+        for first, chain in zip(MODALITIES, chains, strict=True):
+            pairs += _neighbor_pairs(chain, first, block)
             block += 1
     return pairs
 
 
-def _ladder(left: dict[str, list[Stimulus]], first: str) -> list[Stimulus]:
-    """Take a ladder out of what is left: each time the calmest stimulus of the other modality that is ``GAP`` above."""
-    ladder: list[Stimulus] = []
-    kind, floor = first, -np.inf
-    while found := next((s for s in left[kind] if s.arousal >= floor), None):
-        left[kind].remove(found)
-        ladder.append(found)
-        kind, floor = _other(kind), found.arousal + GAP
-    return ladder
+def _chain(left: dict[str, list[Stimulus]], first: str) -> list[Stimulus]:
+    """Take a chain out of what is left: each time the calmest stimulus that is ``GAP`` above the last one."""
+    chain: list[Stimulus] = []
+    modality, floor = first, -np.inf
+    while found := next((s for s in left[modality] if s.arousal >= floor), None):
+        left[modality].remove(found)
+        chain.append(found)
+        modality, floor = _other(modality), found.arousal + GAP
+    return chain
 
 
-def _other(kind: str) -> str:
-    return "sound" if kind == "picture" else "picture"
+def _other(modality: str) -> str:
+    return "sound" if modality == "visual" else "visual"
 
 
-def _rungs(ladder: Sequence[Stimulus], first: str, block: int) -> list[Pair]:
-    """The pairs of neighbours: of each the lower one is the calmer."""
+def _neighbor_pairs(chain: Sequence[Stimulus], first: str, block: int) -> list[Pair]:
+    """Pair the neighbors of a chain; the lower one of each pair is the calmer."""
     pairs: list[Pair] = []
-    lower_kind = first
-    for lower, upper in pairwise(ladder):
-        picture, sound = (lower, upper) if lower_kind == "picture" else (upper, lower)
-        pairs.append(Pair(picture, sound, lower_kind, block))
-        lower_kind = _other(lower_kind)
+    calmer = first
+    for lower, upper in pairwise(chain):
+        visual, sound = (lower, upper) if calmer == "visual" else (upper, lower)
+        pairs.append(Pair(visual, sound, _CALMER_ANSWER[calmer], block))
+        calmer = _other(calmer)
     return pairs
 
 
-def one_modality(relation: Relation, pairs: Sequence[Pair], known: str) -> OneModality:
-    """See `OneModality`. ``known``: "picture" or "sound". Needs scikit-learn (extra ``train``), as its cross-validation keeps
-    every stimulus's pairs together."""
+def modality_baseline(relation: Relation, pairs: Sequence[Pair], known: str) -> ModalityBaseline:
+    """Measure the accuracy that exact knowledge of one modality's arousal reaches.
+
+    ``known``: one of ``MODALITIES``. The cross-validation keeps the pairs of a stimulus together. Needs
+    scikit-learn (extra ``train``).
+    """
     from scipy.stats import binom
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.tree import DecisionTreeClassifier
 
-    stimuli = [pair.picture if known == "picture" else pair.sound for pair in pairs]
+    stimuli = [pair.visual if known == "visual" else pair.sound for pair in pairs]
     arousal = np.array([[stimulus.arousal] for stimulus in stimuli])  # (n, 1)
     answers = np.array([relation.options.index(pair.answer) for pair in pairs])
     names = np.array([stimulus.name for stimulus in stimuli])
     tree = DecisionTreeClassifier(min_samples_leaf=5, random_state=0)
     folds = GroupKFold(min(_FOLDS, len(set(names.tolist()))))
-    learnt = cross_val_predict(tree, arousal, answers, groups=names, cv=folds)
-    by_heart = sum(np.bincount(answers[names == name]).max() for name in np.unique(names))
-    low, high = binom.interval(0.95, len(pairs), 1 / len(relation.options))
+    predicted = cross_val_predict(tree, arousal, answers, groups=names, cv=folds)
+    majority = sum(np.bincount(answers[names == name]).max() for name in np.unique(names))
     n = len(pairs)
-    right = float(np.mean(learnt == answers))
-    return OneModality(relation.name, known, n, right, float(low / n), float(high / n), float(by_heart / n))
+    low, high = binom.interval(0.95, n, 1 / len(relation.options))
+    return ModalityBaseline(
+        relation=relation.name,
+        known=known,
+        pairs=n,
+        learned=float(np.mean(predicted == answers)),
+        chance_low=float(low / n),
+        chance_high=float(high / n),
+        memorized=float(majority / n),
+    )

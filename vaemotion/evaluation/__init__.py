@@ -1,1 +1,1 @@
-"""Evaluation: metrics and benchmark, for any `predict` callable."""
+"""Evaluation: metrics, the benchmark, the hearing report and linear baselines."""

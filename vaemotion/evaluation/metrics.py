@@ -1,7 +1,8 @@
-"""Measures of agreement, in NumPy. In: arrays of predictions and of truth, (n,). Out: numbers.
+"""Measures of agreement between predictions and truth, in NumPy.
 
-Arrays of different lengths and empty ones are a ValueError; so are values that are not finite, because a NaN that
-becomes a 0 somewhere flatters a model.
+In: arrays of predictions and of truth, (n,). Out: numbers. Every measure raises ValueError for arrays of
+different lengths, for empty arrays, and for values that are not finite: a NaN that became 0 would flatter a
+model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from vaemotion.contract import concordance
 
 Numbers = npt.ArrayLike
 Array = npt.NDArray[np.float64]
@@ -25,16 +28,18 @@ def _pair(predicted: Numbers, truth: Numbers) -> tuple[Array, Array]:
 
 
 def ccc(predicted: Numbers, truth: Numbers) -> float:
-    """Concordance correlation coefficient, in [-1, 1] (Lin 1989, Biometrics 45:255, with 1/n moments):
-    2 s_xy / (s_x² + s_y² + (m_x − m_y)²). Two equal constants agree perfectly (1); otherwise a constant has 0."""
-    a, b = _pair(predicted, truth)
-    covariance = np.mean((a - a.mean()) * (b - b.mean()))
-    spread = a.var() + b.var() + (a.mean() - b.mean()) ** 2
-    return 1.0 if spread == 0 else float(2 * covariance / spread)
+    """Return the concordance correlation coefficient of two arrays (n,), in [-1, 1].
+
+    Equation and source: ``vaemotion.contract.concordance``.
+    """
+    return concordance.ccc(*_pair(predicted, truth))
 
 
 def pcc(predicted: Numbers, truth: Numbers) -> float:
-    """Pearson's correlation coefficient, in [-1, 1]; 0 where either is constant (to rounding), as a constant tells nothing."""
+    """Return Pearson's correlation coefficient of two arrays (n,), in [-1, 1].
+
+    It is 0 where either array is constant, up to rounding.
+    """
     a, b = _pair(predicted, truth)
     if _is_constant(a) or _is_constant(b):
         return 0.0
@@ -47,13 +52,16 @@ def _is_constant(values: Array) -> bool:
 
 
 def rmse(predicted: Numbers, truth: Numbers) -> float:
-    """Root of the mean squared error."""
+    """Return the root of the mean squared error of two arrays (n,)."""
     a, b = _pair(predicted, truth)
     return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
 def gaussian_nll(predicted: Numbers, deviation: Numbers, truth: Numbers) -> float:
-    """Mean negative log-likelihood of the truth under N(predicted, deviation²), in nats. deviation: (n,), above 0."""
+    """Return the mean negative log-likelihood of the truth under N(predicted, deviation²), in nats.
+
+    All are (n,). Raises ValueError for a deviation that is not above 0.
+    """
     mean, sd = _pair(predicted, deviation)
     mean, b = _pair(mean, truth)
     if (sd <= 0).any():
@@ -62,15 +70,19 @@ def gaussian_nll(predicted: Numbers, deviation: Numbers, truth: Numbers) -> floa
 
 
 def accuracy(chosen: Numbers, truth: Numbers) -> float:
-    """Share of equal entries. In: class numbers, (n,); below 0 is no class."""
+    """Return the share of equal entries of two arrays of class numbers, (n,).
+
+    A number below 0 in ``chosen`` stands for no class and counts as wrong.
+    """
     a, b = _classes(chosen, truth)
     return float((a == b).mean())
 
 
 def macro_f1(chosen: Numbers, truth: Numbers) -> float:
-    """Unweighted mean of the F1 of every class that occurs in ``truth`` or was chosen; each is 2 tp / (2 tp + fp + fn).
+    """Return the unweighted mean of the F1 of every class that occurs in ``truth`` or in ``chosen``.
 
-    In: class numbers, (n,). One below 0 in ``chosen`` is no class, and wrong.
+    In: class numbers, (n,); one below 0 in ``chosen`` stands for no class and counts as wrong.
+    F1 = 2 tp / (2 tp + fp + fn).
     """
     a, b = _classes(chosen, truth)
     n = int(max(a.max(), b.max())) + 1
@@ -81,7 +93,10 @@ def macro_f1(chosen: Numbers, truth: Numbers) -> float:
 
 
 def unweighted_average_recall(chosen: Numbers, truth: Numbers) -> float:
-    """Mean over the classes in ``truth`` of the share of each that was chosen (UAR, balanced accuracy). In: as `macro_f1`."""
+    """Return the mean recall over the classes in ``truth`` (UAR, also called balanced accuracy).
+
+    In: class numbers as in `macro_f1`.
+    """
     a, b = _classes(chosen, truth)
     n = int(max(a.max(), b.max())) + 1
     hits, there = np.bincount(b[a == b], minlength=n), np.bincount(b, minlength=n)
@@ -98,8 +113,11 @@ def _classes(chosen: Numbers, truth: Numbers) -> tuple[npt.NDArray[np.int64], np
 
 
 def jensen_shannon(p: Numbers, q: Numbers) -> Array:
-    """Jensen-Shannon divergence to base 2 of distributions in rows, (n, k) each: (n,), in [0, 1] (Lin 1991, IEEE Trans.
-    Inf. Theory 37:145, eq. 4.1). Rows that do not sum to 1 are a ValueError."""
+    """Return the Jensen-Shannon divergence to base 2 of each pair of rows, (n,), in [0, 1].
+
+    In: one distribution per row, (n, k) each. Raises ValueError for rows that do not sum to 1. Source: Lin
+    1991, IEEE Trans. Inf. Theory 37:145, eq. 4.1.
+    """
     a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
     if a.shape != b.shape or a.ndim != 2 or a.size == 0:
         raise ValueError(f"p and q must be (n, k) with n > 0, got shapes {a.shape} and {b.shape}")
@@ -112,14 +130,14 @@ def jensen_shannon(p: Numbers, q: Numbers) -> Array:
 
 
 def _divergence(p: Array, q: Array) -> Array:
-    """Kullback-Leibler, in bits: (n,). Where p is 0, nothing is added."""
+    """Return the Kullback-Leibler divergence of each row in bits, (n,); terms where p is 0 are 0."""
     positive = p > 0
     ratio = np.log2(np.where(positive, p, 1)) - np.log2(np.where(positive, q, 1))
     return (p * ratio).sum(1)
 
 
 def softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:
-    """exp(x) / Σ exp(x) along ``axis``, safe for large values."""
+    """Return exp(x) / Σ exp(x) along ``axis``, without overflow for large values."""
     values = np.asarray(logits, np.float64)
     weights = np.exp(values - values.max(axis=axis, keepdims=True))
     return weights / weights.sum(axis=axis, keepdims=True)
@@ -133,10 +151,10 @@ def bootstrap_interval(
     seed: int = 0,
     coverage: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic (Efron & Tibshirani 1993, ch. 13) that resamples whole groups.
+    """Return (low, high), the percentile bootstrap interval of a statistic, resampling whole groups.
 
-    groups: for each row the work that it belongs to, (n,): rows of one work are not independent. statistic: takes
-    the row numbers of a resample. Returns (low, high).
+    groups: the work that each row belongs to, (n,); rows of one work are not independent. statistic: a
+    function of the row numbers of a resample. Source: Efron & Tibshirani 1993, ch. 13.
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):

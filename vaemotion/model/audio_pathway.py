@@ -1,4 +1,4 @@
-"""The new audio pathway of stage 1: encoder → pooling → projector → tokens in the language model's embedding space."""
+"""The audio pathway of stage 1: encoder → pooling → projector → tokens that the language model reads."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from vaemotion.model.backbones import build_audio_encoder
 
 @dataclass(frozen=True)
 class AudioPathwayConfig:
-    """``encoder``: see ``build_audio_encoder``. ``steps_per_token``: neighbouring steps concatenated into one token."""
+    """Sizes of the audio pathway."""
 
-    encoder: dict[str, Any]
-    steps_per_token: int = 5
-    hidden: int = 512
+    encoder: dict[str, Any]  # see ``build_audio_encoder``
+    steps_per_token: int = 5  # neighboring encoder steps that are concatenated into one token
+    hidden: int = 512  # width of the projector's hidden layer
 
 
 class AudioPathway(nn.Module):
-    """Normalised log-mel (B, frames, mels) → tokens (B, N_a, D); steps beyond the last whole token are dropped.
+    """Normalized log-mel (B, frames, mels) → audio tokens (B, N_a, D).
 
-    ``delimiters`` (2, D) are the learned vectors before and after the audio tokens: they have no token ids, so
-    that vocabulary and LM head stay untouched. A LayerNorm's gain matches the norm of the visual tokens.
+    Encoder steps beyond the last whole token are dropped. ``delimiters`` (2, D) are the learned vectors
+    before and after the audio tokens. They have no token ids, so that vocabulary and LM head stay
+    untouched. The gain of the last LayerNorm matches the norm of the visual tokens.
     """
 
     def __init__(self, config: AudioPathwayConfig, token_width: int) -> None:
         super().__init__()
+        self.config = config
         self.encoder, steps, width = build_audio_encoder(config.encoder)
         self.steps_per_token = config.steps_per_token
         self.n_tokens = steps // config.steps_per_token
@@ -41,8 +43,10 @@ class AudioPathway(nn.Module):
         self.delimiters = nn.Parameter(torch.randn(2, token_width) * 0.02)
 
     def match_norm(self, visual_token_norm: float, text_embedding_norm: float) -> None:
-        """Start from the scale that the language model is used to: audio tokens as long as visual ones (mean L2
-        norm), delimiters as long as text embeddings."""
+        """Scale the new tokens to those that the language model is used to.
+
+        Audio tokens get the mean L2 norm of visual tokens, delimiters that of text embeddings.
+        """
         norm = self.projector[-1]
         assert isinstance(norm, nn.LayerNorm)
         width = norm.normalized_shape[0]
@@ -51,5 +55,8 @@ class AudioPathway(nn.Module):
             self.delimiters.mul_(text_embedding_norm / self.delimiters.norm(dim=1, keepdim=True))
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        steps = self.encoder(log_mel)[:, : self.n_tokens * self.steps_per_token]  # (B, N_a * 5, width)
-        return self.projector(steps.unflatten(1, (self.n_tokens, self.steps_per_token)).flatten(2))
+        """Encode normalized log-mel windows (B, frames, mels) as audio tokens (B, N_a, D)."""
+        steps = self.encoder(log_mel)  # (B, steps, width)
+        steps = steps[:, : self.n_tokens * self.steps_per_token]  # (B, N_a · 5, width)
+        pooled = steps.unflatten(1, (self.n_tokens, self.steps_per_token)).flatten(2)  # (B, N_a, 5 · width)
+        return self.projector(pooled)  # (B, N_a, D)

@@ -1,6 +1,6 @@
-"""The frozen base and the encoders: a vision-language model through ``transformers``, AST, and our small audio encoder.
+"""The frozen base and the encoders: SmolVLM and AST through ``transformers``, our small audio encoder.
 
-Audio encoders keep one contract: normalised log-mel (B, frames, mels) in, (B, steps, width) out.
+Every audio encoder takes normalized log-mel (B, frames, mels) and returns (B, steps, width).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import ASTConfig, ASTModel, SmolVLMConfig, SmolVLMForCondition
 
 
 def build_vlm(config: dict[str, Any]) -> Any:
-    """A ``SmolVLMForConditionalGeneration`` with random weights from the dictionary of its ``config.json``.
+    """Build a SmolVLM with random weights from the dictionary of its ``config.json``.
 
     Typed Any: transformers declares its sub-configs as optional dictionaries and its submodules as tensors.
     """
@@ -23,21 +23,22 @@ def build_vlm(config: dict[str, Any]) -> Any:
 
 
 def baked_position_ids(patches_per_side: int) -> Tensor:
-    """Position ids of a whole square picture, (patches²,), by the arithmetic of ``SmolVLMVisionEmbeddings``.
+    """Compute the position ids of a whole square image, (patches²,), as ``SmolVLMVisionEmbeddings`` does.
 
-    The buckets are kept as that code rounds them, because pretrained weights were trained with them.
+    The buckets are rounded as in that code, because pretrained weights were trained with them.
     """
     boundaries = torch.arange(1 / patches_per_side, 1.0, 1 / patches_per_side)
     step = 1.0 / torch.tensor(patches_per_side)
     coordinates = torch.clamp(torch.arange(patches_per_side, dtype=torch.float32) * step, max=1.0 - 1e-6)
-    buckets = torch.bucketize(coordinates, boundaries, right=True)
+    buckets = torch.bucketize(coordinates, boundaries, right=True)  # (patches,)
     return (buckets[:, None] * patches_per_side + buckets[None, :]).flatten()
 
 
 class VisionEncoder(nn.Module):
-    """The base's own vision model and connector, called directly: pixels (B, 3, side, side) → tokens (B, T, D).
+    """The base's vision model and connector: pixels (B, 3, side, side) → tokens (B, T, D).
 
-    ``get_image_features`` would drop all-zero pictures, which depends on the data and cannot be exported.
+    Both are called directly, because ``get_image_features`` would drop images that are all zero, which
+    depends on the data and cannot be exported.
     """
 
     position_ids: Tensor
@@ -50,16 +51,20 @@ class VisionEncoder(nn.Module):
         self.register_buffer("position_ids", baked_position_ids(side), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Encode normalized images (B, 3, side, side) as visual tokens (B, T, D)."""
         embeddings = self.vision_model.embeddings
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, patches, width)
-        hidden = patches + embeddings.position_embedding(self.position_ids)
+        hidden = patches + embeddings.position_embedding(self.position_ids)  # (B, patches, width)
         hidden = self.vision_model.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state
         return self.connector(self.vision_model.post_layernorm(hidden))  # (B, T, D)
 
 
 @dataclass(frozen=True)
 class ConvTransformerConfig:
-    """Our small audio encoder. Time shrinks by 2 in the first convolution; each convolution halves the mels."""
+    """Sizes of our small audio encoder.
+
+    The first convolution halves the time steps; every convolution halves the mel bins.
+    """
 
     frames: int = 150
     n_mels: int = 64
@@ -71,29 +76,36 @@ class ConvTransformerConfig:
 
     @property
     def steps(self) -> int:
+        """Number of time steps that come out."""
         return (self.frames + 1) // 2
 
 
 class EncoderLayer(nn.TransformerEncoderLayer):
-    """Its attention written out: ``nn.MultiheadAttention`` puts the sequence first, which is exported as ten transpositions a layer."""
+    """A transformer layer whose attention is written out.
+
+    ``nn.MultiheadAttention`` puts the sequence first, which is exported as ten transpositions a layer.
+    """
 
     def _sa_block(
         self, x: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None, is_causal: bool = False
     ) -> Tensor:
-        """x: (B, N, D), nothing masked."""
+        """Attend within x, (B, N, D) → (B, N, D); nothing is masked."""
         attention = self.self_attn
+        # three of (B, N, D)
         packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+        # each (B, H, N, D / H)
         query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in packed)
         scores = query @ key.transpose(-1, -2) * attention.head_dim**-0.5  # (B, H, N, N)
         weights = F.dropout(scores.softmax(-1), attention.dropout, self.training)
-        return self.dropout1(attention.out_proj((weights @ value).transpose(1, 2).flatten(2)))
+        return self.dropout1(attention.out_proj((weights @ value).transpose(1, 2).flatten(2)))  # (B, N, D)
 
 
 class ConvTransformer(nn.Module):
     """Convolutional stem and transformer, (B, frames, mels) → (B, steps, width).
 
-    From scratch on little data convolutions hear far better than patches: a pitch shift stays a shift.
-    GroupNorm, not BatchNorm: the result may not depend on what else is in the batch or on the number of processes.
+    Trained from scratch on little data, convolutions recognize sounds far better than patches: a pitch
+    shift stays a shift. GroupNorm instead of BatchNorm, because the result must depend neither on the rest
+    of the batch nor on the number of processes.
     """
 
     def __init__(self, config: ConvTransformerConfig) -> None:
@@ -128,13 +140,18 @@ class ConvTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, log_mel: Tensor) -> Tensor:
+        """Encode normalized log-mel windows (B, frames, mels) as (B, steps, width)."""
         hidden = self.stem(log_mel[:, None])  # (B, channels, steps, rows)
-        hidden = hidden.permute(0, 2, 1, 3).flatten(2)  # (B, steps, channels * rows)
-        return self.norm(self.transformer(self.project(hidden) + self.position))
+        hidden = hidden.permute(0, 2, 1, 3).flatten(2)  # (B, steps, channels · rows)
+        hidden = self.project(hidden) + self.position  # (B, steps, width)
+        return self.norm(self.transformer(hidden))  # (B, steps, width)
 
 
 class AstEncoder(nn.Module):
-    """``ASTModel`` with the mean over its frequency rows, (B, frames, mels) → (B, steps, width)."""
+    """``ASTModel`` with the mean over its frequency rows, (B, frames, mels) → (B, steps, width).
+
+    Source: Gong, Chung and Glass 2021, "AST: Audio Spectrogram Transformer".
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -142,18 +159,22 @@ class AstEncoder(nn.Module):
         self.rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        # Its layers called directly: its own forward would have the export add a mask of zeros to every layer's steps × steps scores.
-        hidden = self.ast.embeddings(log_mel)
+        """Encode normalized log-mel windows (B, frames, mels) as (B, steps, width)."""
+        # The layers are called directly: ASTModel.forward would have the export add a mask of zeros to the
+        # steps × steps scores of every layer.
+        hidden = self.ast.embeddings(log_mel)  # (B, 2 + rows · steps, width)
         for layer in self.ast.layers:
             hidden = layer(hidden, None)
-        tokens = self.ast.layernorm(hidden)[:, 2:]  # without [CLS] and distillation: (B, rows * steps, width)
-        return tokens.unflatten(1, (self.rows, -1)).mean(1)
+        # without [CLS] and the distillation token: (B, rows · steps, width)
+        patches = self.ast.layernorm(hidden)[:, 2:]
+        return patches.unflatten(1, (self.rows, -1)).mean(1)  # (B, steps, width)
 
 
 def build_audio_encoder(config: dict[str, Any]) -> tuple[nn.Module, int, int]:
-    """The encoder that ``config["kind"]`` names ("conv" or "ast"; the other entries are its own config).
+    """Build the audio encoder that ``config["kind"]`` names and return (encoder, steps, width).
 
-    Returns (encoder, steps, width).
+    The kinds are "conv" (``ConvTransformerConfig``) and "ast" (``ASTConfig``); the other entries are the
+    encoder's own configuration. Raises ValueError for another kind.
     """
     kind, values = config["kind"], {key: value for key, value in config.items() if key != "kind"}
     if kind == "conv":

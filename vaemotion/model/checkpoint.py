@@ -1,17 +1,20 @@
-"""Checkpoints: a folder with ``config.json``, safetensors, the tokenizer and hashes. No pickle anywhere.
+"""Checkpoints: a folder with ``config.json``, safetensors, tokenizer and hashes, without any pickle.
 
-``config.json`` holds the model's sizes and constants, the lineage of each stage and, for every component, file and
-sha256. A pretrained base is not copied: its folder is named with the sha256 of each of its files, and is verified when it is
-loaded; ``VAEMOTION_BASE`` names the folder where it lies elsewhere. Weights are stored in float16 except the EmoAdapter's, which stay float32: what was rounded, was rounded *in the
-model* when its stage ended, so that loading gives back exactly the weights that the later stages were trained on.
+``config.json`` holds the model's sizes and constants, the lineage of each stage and, for every component,
+its file and sha256. A pretrained base is not copied. Its folder is named with the sha256 of each of its
+files, and these are verified when it is loaded; ``VAEMOTION_BASE`` overrides the folder. Weights are stored
+in float16, the EmoAdapter's in float32. Each stage rounds its weights *in the model* when it ends, so that
+loading gives back exactly the weights that the later stages were trained on.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 
-from vaemotion.contract.bundle import publish_folder, sha256_of
+from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.files import whole_file, whole_folder
 from vaemotion.model.checkpoint_config import ModelConfig
 from vaemotion.model.pretrained import load_base_weights
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
@@ -32,24 +36,24 @@ COMPONENT_DTYPE = {"base": torch.float16, "audio": torch.float16, "adapter": tor
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or not of the shape that its config says."""
+    """A checkpoint that is missing, damaged, or at odds with its own config."""
 
 
 @torch.no_grad()
 def round_in_place(module: nn.Module, dtype: torch.dtype) -> None:
-    """Round every weight to ``dtype`` and back, so that the module equals what will be stored."""
+    """Round every weight to ``dtype`` and back, so that the module equals its stored form."""
     for parameter in module.parameters():
         parameter.copy_(parameter.to(dtype).to(parameter.dtype))
 
 
 def components(model: VAEmotionLLM) -> dict[str, nn.Module]:
-    """The parts of the model that exist, by the name under which they are stored."""
+    """Return the parts that the model has, by the names under which they are stored."""
     parts = {"base": model.base, "audio": model.audio, "adapter": model.adapter}
     return {name: part for name, part in parts.items() if part is not None}
 
 
 def component_tensors(model: VAEmotionLLM, name: str) -> dict[str, torch.Tensor]:
-    """A component's weights as stored: contiguous, in its dtype, tied weights once."""
+    """Return a component's weights as stored: contiguous, in its dtype, tied weights once."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, tensor in components(model)[name].state_dict().items():
@@ -60,37 +64,48 @@ def component_tensors(model: VAEmotionLLM, name: str) -> dict[str, torch.Tensor]
     return tensors
 
 
-def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], licence: str) -> None:
-    """Write the checkpoint under a temporary name and move it into place when complete. licence: SPDX."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    files: dict[str, Any] = {}
-    for name in components(model):
-        if name == "base" and model.base_folder is not None:
-            files[name] = _reference(model.base_folder, folder)
-            continue
-        file = temporary / f"{name}.safetensors"
-        save_file(component_tensors(model, name), file)
-        file.chmod(0o644)  # safetensors leaves it unreadable for others
-        files[name] = {"file": file.name, "sha256": sha256_of(file), "bytes": file.stat().st_size}
-    model.tokenizer.save(str(temporary / "tokenizer.json"))
-    files["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_of(temporary / "tokenizer.json")}
-    config = {
-        "schema_version": SCHEMA_VERSION,
-        "licence": licence,
-        "model": model.config.to_dict(),
-        "components": files,
-        "lineage": lineage,
-    }
-    (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    for extra in folder.glob("README.md") if folder.is_dir() else ():
-        shutil.copy2(extra, temporary)  # the model card stays with the checkpoint
-    publish_folder(temporary, folder)
+def write_tensors(
+    file: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file atomically. Raises WriteError."""
+    with whole_file(file) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=metadata)
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(errno.EIO, str(error)) from error
+        temporary.chmod(0o644)  # safetensors leaves it unreadable for others
+
+
+def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], license: str) -> None:
+    """Write a checkpoint under a temporary name and move it into place when it is complete.
+
+    lineage: JSON about the stages so far; license: SPDX id of the weights.
+    """
+    with whole_folder(folder) as temporary:
+        files: dict[str, Any] = {}
+        for name in components(model):
+            if name == "base" and model.base_folder is not None:
+                files[name] = _reference(model.base_folder, folder)
+                continue
+            file = temporary / f"{name}.safetensors"
+            write_tensors(file, component_tensors(model, name))
+            files[name] = {"file": file.name, "sha256": sha256_of(file), "bytes": file.stat().st_size}
+        model.tokenizer.save(str(temporary / "tokenizer.json"))
+        files["tokenizer"] = {"file": "tokenizer.json", "sha256": sha256_of(temporary / "tokenizer.json")}
+        config = {
+            "schema_version": SCHEMA_VERSION,
+            "licence": license,
+            "model": model.config.to_dict(),
+            "components": files,
+            "lineage": lineage,
+        }
+        (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        for extra in folder.glob("README.md") if folder.is_dir() else ():
+            shutil.copy2(extra, temporary)  # the model card stays with the checkpoint
 
 
 def _reference(base: Path, folder: Path) -> dict[str, Any]:
-    """How a checkpoint in ``folder`` names a pretrained base: its relative path, its files' hashes and one hash of them all."""
+    """Describe a base that a checkpoint in ``folder`` names: relative path, hash of each file and of all."""
     files = {
         file.name: sha256_of(file) for file in sorted([base / "config.json", *base.glob("*.safetensors")])
     }
@@ -99,25 +114,25 @@ def _reference(base: Path, folder: Path) -> dict[str, Any]:
 
 
 def _referenced_base(folder: Path, entry: dict[str, Any]) -> Path:
-    """The folder of the pretrained base that a checkpoint names, every file of it verified."""
+    """Find the folder of the pretrained base that a checkpoint names, and verify each of its files."""
     base = Path(os.environ.get("VAEMOTION_BASE") or folder.resolve() / entry["reference"])
     for name, sha256 in entry["files"].items():
         file = base / name
         if Path(name).name != name or not file.is_file():
             raise CheckpointError(
-                f"{folder} was trained on the base {Path(entry['reference']).name}, and {file} is missing; set VAEMOTION_BASE to "
-                f"the folder of that base"
+                f"{folder} was trained on the base {Path(entry['reference']).name}, and {file} is missing; "
+                f"set VAEMOTION_BASE to the folder of that base"
             )
         if sha256_of(file) != sha256:
             raise CheckpointError(
-                f"{file} is not the base that {folder} was trained on: its sha256 differs; set VAEMOTION_BASE to the folder of "
-                f"the right one"
+                f"{file} is not the base that {folder} was trained on: its sha256 differs; "
+                f"set VAEMOTION_BASE to the folder of the right base"
             )
     return base
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json``, checked for its schema version."""
+    """Read ``config.json`` and check its schema version. Raises CheckpointError."""
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -136,18 +151,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: Path) -> VAEmotionLLM:
-    """The model with its weights in float32, in evaluation mode. Every file's hash is checked before it is read."""
+    """Load a model with float32 weights, in evaluation mode.
+
+    Every file's hash is checked before it is read. Raises CheckpointError for a folder that is missing,
+    damaged, or at odds with its own config.
+    """
     config = read_config(folder)
     try:
         for name, entry in config["components"].items():
             if name == "base" and "reference" in entry:
-                continue  # verified where it is loaded
+                continue  # verified below, where it is loaded
             _check_hash(folder, name, entry)
         tokenizer = Tokenizer.from_file(str(folder / config["components"]["tokenizer"]["file"]))
         model = VAEmotionLLM(ModelConfig.from_dict(config["model"]), tokenizer)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / 'config.json'} does not describe a model this version builds: {error}"
+            f"{folder / 'config.json'} does not describe a model that this version can build: {error}"
         ) from error
     for name, part in components(model).items():
         if name not in config["components"]:

@@ -1,4 +1,4 @@
-"""What a checkpoint's ``config.json`` says of the model: the sizes, the constants of the front end, the prompt."""
+"""The model's part of a checkpoint's ``config.json``: sizes, constants of the front end, prompt."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from vaemotion.model.emo_adapter import EmoAdapterConfig
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """``vlm``: a ``SmolVLMConfig`` as dictionary. ``audio`` and ``adapter`` are None before their stages."""
+    """Sizes of the base and of what the stages add, with the constants that training and device share."""
 
-    vlm: dict[str, Any]
+    vlm: dict[str, Any]  # the dictionary of a ``SmolVLMConfig``
     front_end: FrontEnd = field(default_factory=FrontEnd)
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
-    audio: AudioPathwayConfig | None = None
-    adapter: EmoAdapterConfig | None = None
+    audio: AudioPathwayConfig | None = None  # None before stage 1
+    adapter: EmoAdapterConfig | None = None  # None before stage 2
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Build the configuration from what ``to_dict`` returned."""
         return cls(
             vlm=values["vlm"],
             front_end=FrontEnd.from_dict(values["front_end"]),

@@ -1,6 +1,8 @@
-"""EmoAdapter: Emotion Enhancer (emotion-sensitive residuals) and Emotion Supervisor (valence, arousal, emotions).
+"""EmoAdapter: Emotion Enhancer (residuals on tokens), Emotion Supervisor (valence, arousal, emotions).
 
-A path is a mask, not a branch: one module serves audio, visual and audio-visual input of fixed lengths.
+A path (audio, visual, audio-visual) is a mask, not a branch: one module takes inputs of fixed lengths on
+all of them. Sizes in the shapes: B rows, N_a audio tokens, N_v visual tokens, N tokens of either, D the
+language model's width, Q emotion queries, H heads, C constructs, E emotions.
 """
 
 from __future__ import annotations
@@ -13,39 +15,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CONSTRUCTS = ("expressed", "induced")  # what the work expresses; what people felt before it
+CONSTRUCTS = ("expressed", "induced")  # what the work expresses; what people felt in front of it
 SPREAD_FLOOR = 0.02
 
 
 @dataclass(frozen=True)
 class EmoAdapterConfig:
-    """Sizes. ``age_frequencies``: octaves of the age encoding, the slowest with a period of ``age_period_s``."""
+    """Sizes of the EmoAdapter."""
 
     queries: int = 8
     heads: int = 4
-    rank: int = 64
-    hidden: int = 256
+    rank: int = 64  # of the Enhancer's residual
+    hidden: int = 256  # of the Supervisor
     n_emotions: int = 9
     dropout: float = 0.15
-    age_frequencies: int = 8
-    age_period_s: float = 16.0
+    age_frequencies: int = 8  # octaves of the age encoding
+    age_period_s: float = 16.0  # period of the slowest of them
 
 
 class AdapterOutput(NamedTuple):
-    """Enhanced tokens as the input's; per construct (see ``CONSTRUCTS``): ``valence_arousal`` (B, C, 2) in [-1, 1], its
-    predictive standard deviation ``spread`` (B, C, 2), and ``emotion_logits`` (B, C, 9)."""
+    """Enhanced tokens and, for each of the ``CONSTRUCTS``, the Supervisor's readout."""
 
-    audio_tokens: Tensor
-    visual_tokens: Tensor
-    valence_arousal: Tensor
-    spread: Tensor
-    emotion_logits: Tensor
+    audio_tokens: Tensor  # (B, N_a, D)
+    visual_tokens: Tensor  # (B, N_v, D)
+    valence_arousal: Tensor  # (B, C, 2) in [-1, 1]
+    spread: Tensor  # (B, C, 2), predictive standard deviation, at least SPREAD_FLOOR
+    emotion_logits: Tensor  # (B, C, E)
 
 
 class Whitening(nn.Module):
     """Frozen affine map of one modality's tokens to about zero mean and unit covariance.
 
-    What people react to in line art and in tone lies in directions of tiny variance; unwhitened, it is lost.
+    What people react to in line art and in tone lies in directions of tiny variance. Without whitening it
+    is lost.
     """
 
     mean: Tensor
@@ -58,34 +60,45 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens_by_domain: list[Tensor], shrinkage: float = 0.05) -> None:
-        """ZCA of the average within-domain covariance, shrunk towards its mean variance (Ledoit & Wolf 2004, with a
-        fixed weight). tokens_by_domain: one (n, D) tensor per domain."""
-        covariances = [torch.cov(tokens.double().T) for tokens in tokens_by_domain]
+        """Fit a ZCA to the average within-domain covariance, shrunk towards its mean variance.
+
+        tokens_by_domain: one (n, D) tensor per domain. Source of the shrinkage: Ledoit & Wolf 2004, here
+        with a fixed weight.
+        """
+        covariances = [torch.cov(tokens.double().T) for tokens in tokens_by_domain]  # each (D, D)
         covariance = torch.stack(covariances).mean(0)  # (D, D)
         mean_variance = covariance.diagonal().mean()
         shrunk = (1 - shrinkage) * covariance + shrinkage * mean_variance * torch.eye(len(covariance))
-        values, vectors = torch.linalg.eigh(shrunk)
+        values, vectors = torch.linalg.eigh(shrunk)  # (D,), (D, D)
         self.matrix.copy_(vectors @ torch.diag(values.clamp_min(1e-12).rsqrt()) @ vectors.T)
         self.mean.copy_(torch.stack([tokens.double().mean(0) for tokens in tokens_by_domain]).mean(0))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Whiten tokens, (B, N, D) → (B, N, D)."""
         return (tokens - self.mean) @ self.matrix
 
 
 class TokenFeatures(nn.Module):
-    """What combinations of a token's whitened directions say, (B, N, D) → (B, N, D): contours and onsets show in no single direction,
-    and an average over tokens keeps only what was made linear before."""
+    """Non-linear features of each whitened token, (B, N, D) → (B, N, D).
+
+    Contours and onsets show in combinations of directions, in no single one. An average over tokens keeps
+    only what was made linear before it.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, whitened: Tensor) -> Tensor:
+        """Compute the features of whitened tokens, (B, N, D) → (B, N, D)."""
         return F.gelu(self.second(F.gelu(self.first(whitened))))
 
 
 class Enhancer(nn.Module):
-    """``X' = X + g · W_up · GELU(W_down · LN[X_white ; mean c])``; ``W_up`` starts at 0, so that step 0 is the identity. context: (B, 1, D)."""
+    """``X' = X + g · W_up · GELU(W_down · LN[X_white ; mean c])``.
+
+    ``W_up`` starts at 0, so that the Enhancer is the identity before its first step.
+    """
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
@@ -96,13 +109,18 @@ class Enhancer(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor, whitened: Tensor, context: Tensor) -> Tensor:
+        """Add the residual to tokens, (B, N, D) → (B, N, D). whitened: (B, N, D); context: (B, 1, D)."""
         context = context.expand(-1, tokens.shape[1], -1)  # (B, N, D)
-        residual = self.up(F.gelu(self.down(self.norm(torch.cat([whitened, context], dim=-1)))))
+        normed = self.norm(torch.cat([whitened, context], dim=-1))  # (B, N, 2 D)
+        residual = self.up(F.gelu(self.down(normed)))  # (B, N, D)
         return tokens + self.gain * residual
 
 
 class EmoAdapter(nn.Module):
-    """See the module's docstring; ``width`` is the language model's."""
+    """Emotion queries over the tokens of both modalities, with Enhancer and Supervisor behind them.
+
+    Source: arXiv 2511.12077 names the two parts; their inside is ours (docs/paper.md).
+    """
 
     def __init__(self, config: EmoAdapterConfig, width: int) -> None:
         super().__init__()
@@ -126,53 +144,59 @@ class EmoAdapter(nn.Module):
         self.heads = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, outputs))
 
     def encode_age(self, age_s: Tensor) -> Tensor:
-        """Sines and cosines of the age at octave-spaced periods: (B, N) seconds → (B, N, D)."""
+        """Encode ages as sines and cosines at octave-spaced periods: (B, N) seconds → (B, N, D)."""
         octaves = 2.0 ** torch.arange(self.config.age_frequencies, device=age_s.device, dtype=age_s.dtype)
-        phase = age_s[..., None] * (octaves * (2 * torch.pi / self.config.age_period_s))
-        return self.age(torch.cat([phase.sin(), phase.cos()], dim=-1))
+        age_s = age_s[..., None]  # (B, N, 1)
+        phase = age_s * (octaves * (2 * torch.pi / self.config.age_period_s))  # (B, N, frequencies)
+        return self.age(torch.cat([phase.sin(), phase.cos()], dim=-1))  # (B, N, D)
 
     def attend(self, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Multi-head attention of the emotion queries. keys, values: (B, N, D); mask: (B, N) bool. Returns (B, Q, D)."""
+        """Attend with the emotion queries, (B, Q, D). keys, values: (B, N, D); mask: (B, N) bool."""
         heads = self.config.heads
-        query = self.query(self.queries)[None].unflatten(-1, (heads, -1)).transpose(1, 2)  # (1, H, Q, d)
-        key = self.key(keys).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
-        value = self.value(values).unflatten(-1, (heads, -1)).transpose(1, 2)
+        query = self.query(self.queries)[None].unflatten(-1, (heads, -1)).transpose(1, 2)  # (1, H, Q, D / H)
+        key = self.key(keys).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, D / H)
+        value = self.value(values).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, D / H)
         scores = query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5  # (B, H, Q, N)
-        scores = scores.masked_fill(
-            ~mask[:, None, None], float("-inf")
-        )  # finite somewhere: the null key is never masked
-        return self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+        # Finite in at least one place of each row, because the null key is never masked.
+        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
+        return self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))  # (B, Q, D)
 
     def forward(
         self,
         audio_tokens: Tensor,  # (B, N_a, D)
-        audio_mask: Tensor,  # (B, N_a) bool
+        audio_mask: Tensor,  # (B, N_a) bool, False where the token is absent
         audio_age_s: Tensor,  # (B, N_a)
         visual_tokens: Tensor,  # (B, N_v, D)
-        visual_mask: Tensor,
-        visual_age_s: Tensor,
+        visual_mask: Tensor,  # (B, N_v) bool
+        visual_age_s: Tensor,  # (B, N_v)
     ) -> AdapterOutput:
-        audio = _kept(self.audio_whitening(audio_tokens), audio_mask)
-        visual = _kept(self.visual_whitening(visual_tokens), visual_mask)
-        heard, seen = self.audio_features(audio), self.visual_features(visual)
-        null = self.null.expand(audio.shape[0], -1, -1)
-        placed = torch.cat([audio + self.modality[0], visual + self.modality[1]], dim=1)
-        keys = torch.cat(
-            [null, placed + self.encode_age(torch.cat([audio_age_s, visual_age_s], dim=1))], dim=1
-        )
-        mask = torch.cat([torch.ones_like(audio_mask[:, :1]), audio_mask, visual_mask], dim=1)
-        context = self.attend(keys, torch.cat([null, heard, seen], dim=1), mask)  # (B, Q, D)
+        """Enhance the tokens and predict valence, arousal and emotions from them."""
+        audio = _zero_masked(self.audio_whitening(audio_tokens), audio_mask)  # (B, N_a, D)
+        visual = _zero_masked(self.visual_whitening(visual_tokens), visual_mask)  # (B, N_v, D)
+        audio_features = self.audio_features(audio)  # (B, N_a, D)
+        visual_features = self.visual_features(visual)  # (B, N_v, D)
+        null = self.null.expand(audio.shape[0], -1, -1)  # (B, 1, D)
+        placed = torch.cat([audio + self.modality[0], visual + self.modality[1]], dim=1)  # (B, N_a + N_v, D)
+        ages = self.encode_age(torch.cat([audio_age_s, visual_age_s], dim=1))  # (B, N_a + N_v, D)
+        keys = torch.cat([null, placed + ages], dim=1)  # (B, 1 + N_a + N_v, D)
+        unmasked = torch.ones_like(audio_mask[:, :1])  # (B, 1), for the null key
+        mask = torch.cat([unmasked, audio_mask, visual_mask], dim=1)  # (B, 1 + N_a + N_v)
+        values = torch.cat([null, audio_features, visual_features], dim=1)  # (B, 1 + N_a + N_v, D)
+        context = self.attend(keys, values, mask)  # (B, Q, D)
         dtype = self.null.dtype
-        (audio_weights, heard_any), (visual_weights, seen_any) = (
-            _weights(audio_mask, dtype), _weights(visual_mask, dtype)
-        )  # fmt: skip
-        moments = [_moments(x, audio_weights) for x in (audio, heard)] + [
-            _moments(x, visual_weights) for x in (visual, seen)
-        ]
-        statistics = torch.cat([*moments, heard_any, seen_any], dim=-1).flatten(1)  # (B, 8 D + 2)
+        audio_weights, any_audio = _mean_weights(audio_mask, dtype)  # (B, 1, N_a), (B, 1, 1)
+        visual_weights, any_visual = _mean_weights(visual_mask, dtype)  # (B, 1, N_v), (B, 1, 1)
+        moments = [
+            _moments(audio, audio_weights),
+            _moments(audio_features, audio_weights),
+            _moments(visual, visual_weights),
+            _moments(visual_features, visual_weights),
+        ]  # each (B, 1, 2 D)
+        statistics = torch.cat([*moments, any_audio, any_visual], dim=-1).flatten(1)  # (B, 8 D + 2)
         readout = self.heads(self.supervisor(context.flatten(1)) + self.statistics(statistics))
-        readout = readout.unflatten(1, (len(CONSTRUCTS), -1))  # (B, C, 4 + emotions)
-        mean_context = _mean(context, self.null.new_full((1, 1, context.shape[1]), 1 / context.shape[1]))
+        readout = readout.unflatten(1, (len(CONSTRUCTS), -1))  # (B, C, 4 + E)
+        query_weights = self.null.new_full((1, 1, context.shape[1]), 1 / context.shape[1])  # (1, 1, Q)
+        mean_context = _mean(context, query_weights)  # (B, 1, D)
         return AdapterOutput(
             self.audio_enhancer(audio_tokens, audio, mean_context),
             self.visual_enhancer(visual_tokens, visual, mean_context),
@@ -182,30 +206,36 @@ class EmoAdapter(nn.Module):
         )
 
 
-def _kept(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Zero where masked, whatever stood there. tokens: (B, N, D); mask: (B, N) bool."""
+def _zero_masked(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Set masked tokens to zero, NaN among them. tokens: (B, N, D); mask: (B, N) bool. Returns (B, N, D)."""
     return torch.where(mask[..., None], tokens, 0.0)
 
 
-def _weights(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """For a mean over the unmasked tokens: what each weighs, (B, 1, N), and whether there is any, (B, 1, 1). mask: (B, N) bool."""
-    kept = mask.to(dtype)[:, None]
-    count = kept.sum(-1, keepdim=True)
+def _mean_weights(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weigh the unmasked tokens for a mean, mask (B, N) bool.
+
+    Returns the weights (B, 1, N), and (B, 1, 1): 1 where any token is unmasked, else 0.
+    """
+    kept = mask.to(dtype)[:, None]  # (B, 1, N)
+    count = kept.sum(-1, keepdim=True)  # (B, 1, 1)
     return kept / count.clamp_min(1.0), count.clamp_max(1.0)
 
 
 def _moments(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Mean and standard deviation over the unmasked tokens, (B, 1, 2 D); zero where all are masked. tokens: (B, N, D)."""
-    mean = _mean(tokens, weights)
-    variance = _mean((tokens - mean) ** 2, weights)
+    """Compute mean and standard deviation over the unmasked tokens, (B, 1, 2 D).
+
+    tokens: (B, N, D), 0 where masked; weights: (B, 1, N) from ``_mean_weights``.
+    """
+    mean = _mean(tokens, weights)  # (B, 1, D)
+    variance = _mean((tokens - mean) ** 2, weights)  # (B, 1, D)
     return torch.cat([mean, (variance + 1e-8).sqrt()], dim=-1)
 
 
 def _mean(tokens: Tensor, weights: Tensor) -> Tensor:
-    """(B, N, D) → (B, 1, D) in the weights' precision. weights: (B or 1, 1, N).
+    """Average tokens (B, N, D) in the weights' precision, (B, 1, D). weights: (B or 1, 1, N).
 
-    A matrix product: ONNX Runtime rounds a sum over an axis in the middle otherwise where the batch is one, and a moment's reading shall not depend on
-    what it was computed together with.
+    A matrix product, because ONNX Runtime rounds a sum over a middle axis differently when the batch is
+    one, and the reading of a tick must not depend on what else is in its batch.
     """
     kind = tokens.device.type
     with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():

@@ -1,6 +1,7 @@
-"""Pretrained parts from local folders, as their authors publish them: SmolVLM2 for the base, AST for the ear.
+"""Pretrained parts from local folders: SmolVLM2 as the base, AST as the audio encoder.
 
-In: a folder with ``config.json`` and safetensors (SmolVLM2: and ``tokenizer.json``). Nothing is fetched, nothing is unpickled.
+In: a folder as the authors publish it, with ``config.json`` and safetensors (SmolVLM2: also
+``tokenizer.json``). Nothing is fetched, nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 
 def pretrained_base(folder: Path, front_end: FrontEnd) -> VAEmotionLLM:
-    """A SmolVLM (256M, 500M, 2.2B) as the base, its weights float16 numbers in float32. Raises UsageError for another model or picture
-    side, or a tokenizer without the template's special tokens."""
+    """Load a SmolVLM (256M, 500M, 2.2B) as the base, its weights rounded to float16 and held in float32.
+
+    Raises UsageError for another model, another image side than the front end's, or a tokenizer without the
+    template's special tokens.
+    """
     config = _config(folder, "smolvlm", "SmolVLM2")
     side_px = config["vision_config"]["image_size"]
     if front_end.image.side_px != side_px:
         raise UsageError(
-            f"{folder} sees pictures of {side_px} px, the configuration says image.side_px = {front_end.image.side_px}; "
-            f"add --set image.side_px={side_px}"
+            f"{folder} takes images of {side_px} px, the configuration has image.side_px = "
+            f"{front_end.image.side_px}; add --set image.side_px={side_px}"
         )
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -37,7 +41,7 @@ def pretrained_base(folder: Path, front_end: FrontEnd) -> VAEmotionLLM:
     for token in (SMOLVLM2.stop, "<fake_token_around_image>", "<global-img>"):
         if len(tokenizer.encode(token, add_special_tokens=False).ids) != 1:
             raise UsageError(
-                f"{folder}: its tokenizer does not know {token!r}; this is no SmolVLM2 chat model"
+                f"{folder}: the tokenizer has no token {token}; give the folder of a SmolVLM2 chat model"
             )
     model = VAEmotionLLM(ModelConfig(vlm=config, front_end=front_end, prompt=SMOLVLM2), tokenizer)
     load_base_weights(model, folder)
@@ -45,7 +49,7 @@ def pretrained_base(folder: Path, front_end: FrontEnd) -> VAEmotionLLM:
 
 
 def load_base_weights(model: VAEmotionLLM, folder: Path) -> None:
-    """Fill the base from that folder, rounded to float16 as it is shipped, and remember where it lies."""
+    """Load the base's weights from a folder, rounded to float16 as shipped, and keep the folder's path."""
     model.base.load_state_dict(_weights(SmolVLMForConditionalGeneration, folder).state_dict())
     with torch.no_grad():
         for parameter in model.base.parameters():
@@ -54,7 +58,10 @@ def load_base_weights(model: VAEmotionLLM, folder: Path) -> None:
 
 
 def pretrained_audio_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """An AST as the audio encoder: its entry for ``AudioPathwayConfig.encoder``, and the weights of ``AstEncoder.ast``."""
+    """Read an AST: its ``AudioPathwayConfig.encoder``, and the weights of ``AstEncoder.ast``.
+
+    Raises UsageError for another model or unreadable weights.
+    """
     known = ASTConfig().to_dict()
     stored = _config(folder, "audio-spectrogram-transformer", "AST")
     values = {key: value for key, value in stored.items() if key in known and _is_plain(value)}
@@ -76,7 +83,7 @@ def _config(folder: Path, model_type: str, name: str) -> dict[str, Any]:
         ) from error
     if config.get("model_type") != model_type:
         raise UsageError(
-            f"{folder} is of model type {config.get('model_type')!r}, expected {model_type!r} ({name})"
+            f"{folder} has model type {config.get('model_type')!r}, expected {model_type!r} ({name})"
         )
     return config
 
@@ -87,5 +94,5 @@ def _weights(kind: Any, folder: Path) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(
-            f"{folder}: its weights cannot be loaded ({first}); safetensors of that very config are needed"
+            f"{folder}: its weights cannot be loaded ({first}); give safetensors that match its config.json"
         ) from error

@@ -1,4 +1,7 @@
-"""A byte-level BPE tokenizer for a small model, of the kind that SmolLM2 uses (llama.cpp's pre-tokenizer "smollm")."""
+"""A byte-level BPE tokenizer for a small model.
+
+It is of the kind that SmolLM2 uses: llama.cpp's pre-tokenizer "smollm".
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ END_OF_TEXT_ID = 0
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> Tokenizer:
-    """At most ``vocabulary`` tokens: the special ones, all 256 bytes, and merges. Text is NFC-normalised, digits
-    are single."""
+    """Train a tokenizer of at most ``vocabulary`` tokens: the special ones, all 256 bytes, and merges.
+
+    Text is NFC-normalized; every digit is a token of its own.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,6 +1,7 @@
 """A small vision-language model from scratch on procedural art: ``vaemotion train base``.
 
-It stands where a pretrained SmolVLM2 would: it sees, answers and is frozen from here on.
+It takes the place of a pretrained SmolVLM2: it answers questions about frames, and the later stages freeze
+it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from vaemotion.contract import prompts
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
+from vaemotion.data.art.art import CONTENT_CLASSES, VISIBLE, Work, sample_work, work_seed
+from vaemotion.data.art.line_shapes import MEASURES, LineShape, draw_line_shape, sample_line_shape
+from vaemotion.data.art.windows import frames_at
 from vaemotion.data.instructions import (
     LINE_CONTENT,
     choose_question,
@@ -27,14 +31,12 @@ from vaemotion.data.instructions import (
     with_listed_options,
     worded,
 )
-from vaemotion.data.line_shapes import MEASURES, LineShape, draw_line_shape, sample_line_shape
-from vaemotion.data.procedural_art import CONTENT_CLASSES, VISIBLE, Work, draw_frame, sample_work, work_seed
 from vaemotion.model.checkpoint import COMPONENT_DTYPE, round_in_place, save_checkpoint
 from vaemotion.model.checkpoint_config import ModelConfig
 from vaemotion.model.tokenizer import END_OF_TEXT_ID, SPECIAL_TOKENS, train_tokenizer
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import TrainingConfig, VlmSize, read_training_config
-from vaemotion.training.loop import Objective, Parts, fit, process
+from vaemotion.training.loop import LossTerms, Objective, TrainingRun, fit, process_state
 from vaemotion.training.losses import answer_loss, masked_squared_error
 
 QUESTION_SHARES = {
@@ -45,35 +47,41 @@ QUESTION_SHARES = {
     prompts.EMOTION: 0.1,
     prompts.PALETTE: 0.1,
 }
-LATEST_S = 4.0  # windows end somewhere in the first seconds of a work
+LATEST_S = 4.0  # windows end within the first seconds of a work
 
 
 def train(config_file: Path, overrides: list[str], out: Path | None, resume: bool) -> None:
-    """Run the stage; the checkpoint is written to ``out`` (default ``<runs>/base``), the training state beside it."""
+    """Run the stage and write the checkpoint to ``out`` (default ``<runs>/base``).
+
+    The training state lies beside it, in ``<out>.training``.
+    """
     config = read_training_config(config_file, overrides)
     out = out or Path(config.runs) / "base"
     model = new_model(config)
-    me = process()
-    if run(model, config, out.with_name(out.name + ".training"), resume) and me.is_main_process:
+    processes = process_state()
+    if run(model, config, out.with_name(out.name + ".training"), resume) and processes.is_main_process:
         round_in_place(model.base, COMPONENT_DTYPE["base"])
         save_checkpoint(model, out, {"name": config.name, "base": config.lineage()}, config.licence)
-    me.wait_for_everyone()
+    processes.wait_for_everyone()
 
 
 def new_model(config: TrainingConfig) -> VAEmotionLLM:
-    """A base of the configured size with random weights, and its tokenizer."""
+    """Build a base of the configured size with random weights, and train its tokenizer."""
     torch.manual_seed(config.seed)
     front_end = FrontEnd(config.log_mel, config.image, config.windows)
     tokenizer = train_tokenizer(tokenizer_corpus(), config.vlm.vocabulary)
     model_config = ModelConfig(vlm=vlm_config(config.vlm, config.image.side_px), front_end=front_end)
     model = VAEmotionLLM(model_config, tokenizer)
-    initialise_tower(model)
+    initialize_tower(model)
     return model
 
 
-def initialise_tower(model: VAEmotionLLM) -> None:
-    """Scale the vision tower's initial weights to its small width. SmolVLM's 0.02 suits wide pretrained towers; in a narrow
-    one it drowns the positions and the attention learns nothing for hundreds of steps (docs/log.md)."""
+def initialize_tower(model: VAEmotionLLM) -> None:
+    """Scale the vision tower's initial weights to its small width.
+
+    SmolVLM's standard deviation of 0.02 suits wide pretrained towers. In a narrow one the positions are
+    lost in the patches, and the attention learns nothing for hundreds of steps (docs/log.md).
+    """
     vlm = model.base.model
     nn.init.normal_(vlm.vision_model.embeddings.position_embedding.weight, std=0.3)
     projection = vlm.connector.modality_projection.proj.weight  # (D, width * scale²)
@@ -81,7 +89,7 @@ def initialise_tower(model: VAEmotionLLM) -> None:
 
 
 def vlm_config(size: VlmSize, side_px: int) -> dict[str, Any]:
-    """The dictionary of a ``SmolVLMConfig``."""
+    """Return the dictionary of a ``SmolVLMConfig``."""
     special = {name: index for index, name in enumerate(SPECIAL_TOKENS)}
     return {
         "scale_factor": size.scale_factor,
@@ -95,7 +103,7 @@ def vlm_config(size: VlmSize, side_px: int) -> dict[str, Any]:
             "num_attention_heads": size.vision_heads,
             "image_size": side_px,
             "patch_size": size.patch_px,
-            "initializer_range": 0.06,  # see initialise_tower
+            "initializer_range": 0.06,  # see initialize_tower
         },
         "text_config": {
             "model_type": "llama",
@@ -114,23 +122,17 @@ def vlm_config(size: VlmSize, side_px: int) -> dict[str, Any]:
     }
 
 
-def frames_at(work: Work, now_s: float, count: int, front_end: FrontEnd) -> Tensor:
-    """The newest ``count`` pictures of the window at ``now_s``, (count, 3, side, side)."""
-    times = [now_s - k * front_end.windows.frame_spacing_s for k in reversed(range(count))]
-    return torch.from_numpy(np.stack([prepare_frame(draw_frame(work, t), front_end.image) for t in times]))
-
-
 @dataclass(frozen=True)
 class Targets:
-    """What the disposable head is taught of one sample; NaN where there is nothing: valence and arousal, the visible factors
-    of a work, the measures of a line."""
+    """Targets of the auxiliary head for one sample."""
 
-    content: int
+    content: int  # index into ``CONTENT_CLASSES``
+    # Valence, arousal, the visible factors of a work, the measures of a line; NaN where there is none.
     values: tuple[float, ...]
 
 
 def targets_of(work: Work | LineShape) -> Targets:
-    """See ``Targets``."""
+    """Return the auxiliary head's targets for a work or a line drawing."""
     if isinstance(work, LineShape):
         unknown = (math.nan,) * len(VISIBLE)
         return Targets(
@@ -142,8 +144,11 @@ def targets_of(work: Work | LineShape) -> Targets:
 
 
 def collate(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, Any]:
-    """The samples of these numbers. All samples of a step have one count of pictures and list their options, or none does, so
-    that little is padded."""
+    """Make the batch of these sample numbers.
+
+    All samples of a step have the same number of frames, and all or none list their options, so that little
+    is padded.
+    """
     stage = config.base
     step_rng = np.random.default_rng([config.seed, 1, numbers[0] // stage.optimisation.batch])
     weights = np.array(stage.frame_count_weights)
@@ -155,15 +160,15 @@ def collate(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, Any]:
         "pixels": torch.stack(pixels),  # (B, count, 3, side, side)
         "questions": list(questions),
         "answers": list(answers),
-        "content": torch.tensor([t.content for t in targets]),
-        "values": torch.tensor([t.values for t in targets]),
+        "content": torch.tensor([t.content for t in targets]),  # (B,)
+        "values": torch.tensor([t.values for t in targets]),  # (B, values)
     }
 
 
 def _sample(
     config: TrainingConfig, number: int, count: int, listed: bool
 ) -> tuple[Tensor, str, str, Targets]:
-    """Pictures (count, 3, side, side), question, answer and targets of one sample."""
+    """Make one sample: frames (count, 3, side, side), question, answer and targets."""
     rng = np.random.default_rng([config.seed, 9, number])
     front_end = FrontEnd(config.log_mel, config.image, config.windows)
     seed = work_seed("train", number)
@@ -176,7 +181,8 @@ def _sample(
     else:
         work, shares = sample_work(seed), QUESTION_SHARES
         earliest = (count - 1) * config.windows.frame_spacing_s
-        pixels = frames_at(work, float(rng.uniform(earliest, max(earliest, LATEST_S))), count, front_end)
+        now_s = float(rng.uniform(earliest, max(earliest, LATEST_S)))
+        pixels = torch.from_numpy(frames_at(work, now_s, count, front_end))
     question = choose_question(rng, shares)
     text, answer = worded(rng, question), true_answer(work, question)
     if listed:
@@ -185,8 +191,10 @@ def _sample(
 
 
 class AuxiliaryHead(nn.Module):
-    """Disposable: content class and values from mean and maximum of tokens, (B, N, D) → (B, classes), (B, values).
-    It nearly doubles early learning."""
+    """Content class and values from the mean and the maximum of tokens, discarded after the training.
+
+    It nearly doubles the speed of early learning.
+    """
 
     def __init__(self, width: int, values: int) -> None:
         super().__init__()
@@ -194,12 +202,14 @@ class AuxiliaryHead(nn.Module):
         self.out = nn.Linear(2 * width, len(CONTENT_CLASSES) + values)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        readout = self.out(self.norm(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)))
+        """Read tokens (B, N, D) out as class logits (B, classes) and values (B, values)."""
+        pooled = torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)  # (B, 2 D)
+        readout = self.out(self.norm(pooled))  # (B, classes + values)
         return readout[:, : len(CONTENT_CLASSES)], readout[:, len(CONTENT_CLASSES) :]
 
 
 class BaseObjective(Objective):
-    """Cross-entropy of the answers from the pictures, and the disposable head's losses."""
+    """Cross-entropy of the answers to frames, and the auxiliary head's losses."""
 
     def __init__(self, model: VAEmotionLLM, config: TrainingConfig) -> None:
         super().__init__()
@@ -207,16 +217,17 @@ class BaseObjective(Objective):
         torch.manual_seed(config.seed + 1)
         self.auxiliary = AuxiliaryHead(model.width, 2 + len(VISIBLE) + len(MEASURES))
 
-    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Parts]:
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, LossTerms]:
+        """Compute the loss of a batch of ``collate``, a scalar, and its terms."""
         model, size = self.model, len(batch["questions"])
-        tokens = (
-            model.vision(batch["pixels"].flatten(0, 1)).unflatten(0, (size, -1)).flatten(1, 2)
-        )  # (B, N_v, D)
-        text = model.text_batch(batch["questions"], batch["answers"])
-        logits = model.answer_logits(model.media_embeddings(tokens, None, size), text)
+        encoded = model.vision(batch["pixels"].flatten(0, 1))  # (B · count, T, D)
+        tokens = encoded.unflatten(0, (size, -1)).flatten(1, 2)  # (B, count · T, D)
+        text = model.text_batch(batch["questions"], batch["answers"])  # ids (B, L)
+        media = model.media_embeddings(tokens, None, size)  # (B, P, D)
+        logits = model.answer_logits(media, text)  # (M, vocab)
         answer = answer_loss(logits, text.ids[text.answer])
-        classes, values = self.auxiliary(tokens)
-        content = answer_loss(classes, batch["content"])
+        class_logits, values = self.auxiliary(tokens)  # (B, classes), (B, values)
+        content = answer_loss(class_logits, batch["content"])
         value = masked_squared_error(values, batch["values"])
         total = answer + self.stage.auxiliary_weight * (content + 2 * value)
         return total, {"answer": answer, "content": content, "values": value}
@@ -226,7 +237,6 @@ def run(
     model: VAEmotionLLM, config: TrainingConfig, out: Path, resume: bool, stop_after: int | None = None
 ) -> bool:
     """Train the base in place; True when complete (see ``loop.fit``)."""
-    return fit(
-        "base", BaseObjective(model, config), partial(collate, config), config.base.optimisation, out,
-        seed=config.seed, resume=resume, identity=config.identity("base"), stop_after=stop_after,
-    )  # fmt: skip
+    training_run = TrainingRun(out, config.seed, resume, config.identity("base"), stop_after)
+    objective = BaseObjective(model, config)
+    return fit("base", objective, partial(collate, config), config.base.optimisation, training_run)

@@ -1,4 +1,4 @@
-"""Configuration of the three stages: frozen dataclasses, read once from TOML plus ``--set section.key=value``."""
+"""Configuration of the three stages, read once from TOML plus ``--set section.key=value``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vaemotion.contract.windows import WindowConfig
 
 @dataclass(frozen=True)
 class VlmSize:
-    """Size of a base from scratch. ``image_tokens`` a picture = (side / patch / scale)²."""
+    """Size of a base from scratch. A frame becomes (side / patch_px / scale_factor)² visual tokens."""
 
     vision_width: int = 192
     vision_layers: int = 4
@@ -34,56 +34,55 @@ class VlmSize:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW with warm-up and cosine decay. ``batch``: samples in a step over all processes, in ``accumulate`` passes of equal size.
-    ``save_every`` steps."""
+    """AdamW with warm-up and cosine decay."""
 
     steps: int = 1000
-    batch: int = 48
-    accumulate: int = 1
+    batch: int = 48  # samples of a step, over all processes
+    accumulate: int = 1  # passes of equal size that a step is computed in
     learning_rate: float = 8e-4
     weight_decay: float = 0.05
     warmup_steps: int = 50
     clip_norm: float = 1.0
-    save_every: int = 200
-    log_every: int = 10
+    save_every: int = 200  # steps
+    log_every: int = 10  # steps
     precision: str = "no"  # accelerate's mixed_precision: no, bf16, fp16
     workers: int = 1
 
 
 @dataclass(frozen=True)
 class BaseStage:
-    """The vision-language model. ``auxiliary_weight``: of the disposable head on the tower (class, valence and arousal, visible
-    factors); ``line_share``: of line drawings among single pictures; ``listed_share``: of the steps, in which questions list options."""
+    """The training of a vision-language model from scratch."""
 
     optimisation: Optimisation = field(default_factory=Optimisation)
     frame_counts: tuple[int, ...] = (1, 2, 4)
     frame_count_weights: tuple[float, ...] = (0.7, 0.22, 0.08)
+    # Of the loss of the auxiliary head on the vision tower: class, valence, arousal, visible factors.
     auxiliary_weight: float = 0.5
-    line_share: float = 0.3
-    listed_share: float = 0.12
+    line_share: float = 0.3  # of line drawings among samples with one frame
+    listed_share: float = 0.12  # of the steps whose questions list their options
 
 
 @dataclass(frozen=True)
 class AlignStage:
-    """Stage 1. ``works``: cached clips; ``frame_counts``: how many of the newest frames the teacher sees; ``recordings``: manifest of
-    recordings that are paired with clips of their class (empty: none), and their share of the samples; ``auxiliary_weight``: of the
-    disposable head on the audio tokens that is taught what the teacher saw; ``incoherent_bits``: a clip is not taught from when the
-    teacher's next-token distributions about its content, from the fewest and from the most pictures, are further apart than this
-    (Jensen-Shannon divergence): what it shows does not stay one thing while it sounds; ``pairing``: the controls are ``shifted`` (the sound
-    of another moment) and ``shuffled`` (the sound of another clip)."""
+    """Stage 1, VG-Align. Raises ValueError for an unknown ``pairing``."""
 
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=1e-3))
-    works: int = 6000
-    frame_counts: tuple[int, ...] = (1, 2, 4)
+    works: int = 6000  # cached windows, one for each procedural work
+    frame_counts: tuple[int, ...] = (1, 2, 4)  # newest frames that the teacher is given
     temperature: float = 1.5
     kd_weight: float = 1.0
     ce_weight: float = 0.5
+    # Of the loss of the auxiliary head on the audio tokens, whose targets are the teacher's.
     auxiliary_weight: float = 1.0
-    both_share: float = 1 / 3  # of the steps, in which the student gets [V; A]
+    both_share: float = 1 / 3  # of the steps in which the student gets [V; A]
+    # Largest Jensen-Shannon divergence between the teacher's next-token distributions about a window's
+    # content, from the fewest and from the most frames. Beyond it the window shows several things while its
+    # sound plays, and no sample is made from it.
     incoherent_bits: float = 0.3
     sampled_share: float = 0.5  # of the teacher's answers, sampled at temperature 0.7 instead of greedily
-    recordings: str = ""
-    recordings_share: float = 0.45
+    recordings: str = ""  # manifest of recordings that are paired with windows of their class; empty: none
+    recordings_share: float = 0.45  # of the samples
+    # Controls: "shifted" (the audio of another moment) and "shuffled" (the audio of another window).
     pairing: str = "synchronised"
 
     def __post_init__(self) -> None:
@@ -93,37 +92,34 @@ class AlignStage:
 
 @dataclass(frozen=True)
 class EmotionStage:
-    """Stage 2. ``ratings``: manifests of rated pictures and sounds; ``language_batch``: samples of each batch that also get the language
-    loss, on a path that ``modality_dropout`` selects (else audio-visual); without ``token_ages`` every token is 0 s old."""
+    """Stage 2, EmoAdapter."""
 
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(learning_rate=6e-4, weight_decay=0.1, batch=64, workers=0)
     )
     works: int = 6000
-    ratings: tuple[str, ...] = ()
+    ratings: tuple[str, ...] = ()  # manifests of rated images and sounds
     va_weight: float = 1.0
     nll_weight: float = 0.2
     emotion_weight: float = 0.3
     language_weight: float = 0.3
-    language_batch: int = 8
+    language_batch: int = 8  # samples of each batch that also get the language loss
     shrinkage: float = 0.05
     dropout: float = 0.15
-    modality_dropout: bool = True
-    token_ages: bool = True
+    modality_dropout: bool = True  # draws the path of the language loss; without it the path is audio-visual
+    token_ages: bool = True  # without them every token counts as 0 s old
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All of it. ``runs``: where the stages are written (``runs/base``, ``runs/align``, ``runs/emotion``)."""
+    """The whole configuration of a training."""
 
     name: str = "vaemotion"
     licence: str = "Apache-2.0"  # SPDX, of the weights
-    seed: int = 0  # of a training: its start, its order, its noise
-    data_seed: int = (
-        0  # of what stages 1 and 2 are taught with: windows, teacher's answers, views of rated items
-    )
-    runs: str = "runs"
-    media_root: str = ""  # folder that the paths of the manifests named below start from
+    seed: int = 0  # of a training: its initial weights, order and noise
+    data_seed: int = 0  # of the data of stages 1 and 2: windows, teacher's answers, views of rated items
+    runs: str = "runs"  # folder of the stages: runs/base, runs/align, runs/emotion
+    media_root: str = ""  # folder that the paths in the manifests start from
     log_mel: LogMelConfig = field(default_factory=LogMelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
@@ -134,10 +130,11 @@ class TrainingConfig:
     emotion: EmotionStage = field(default_factory=EmotionStage)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
     def lineage(self) -> dict[str, Any]:
-        """For checkpoints: all but where things lie on this machine; manifests by their file names."""
+        """Describe the training for checkpoints: without paths of this machine, manifests by their names."""
         values = self.to_dict()
         del values["runs"], values["media_root"]
         values["align"]["recordings"] = Path(self.align.recordings).name
@@ -145,7 +142,10 @@ class TrainingConfig:
         return values
 
     def identity(self, stage: str) -> str:
-        """Everything that the result of a stage depends on, as JSON: a state of another identity cannot be resumed."""
+        """Return everything that a stage's result depends on, as JSON.
+
+        A state that was saved under another identity cannot be resumed.
+        """
         sections = ("seed", "data_seed", "log_mel", "image", "windows", "vlm", "audio_encoder", stage)
         values = {key: value for key, value in asdict(self).items() if key in sections}
         for harmless in ("save_every", "log_every", "workers"):
@@ -154,5 +154,8 @@ class TrainingConfig:
 
 
 def read_training_config(file: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """TOML file plus overrides such as ``base.optimisation.steps=100``. Raises UsageError that names every problem."""
+    """Read a TOML file and apply overrides such as ``base.optimisation.steps=100``.
+
+    Raises UsageError that names every problem.
+    """
     return read_settings(file, TrainingConfig(), overrides)

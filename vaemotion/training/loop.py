@@ -1,8 +1,9 @@
-"""The one training loop: accelerate, progress bar, TensorBoard and JSON-lines logs, exact resumption.
+"""The training loop of all stages: accelerate, progress bar, TensorBoard, JSON log, exact resumption.
 
-Sample i is a pure function of (configuration, i), and step s consists of the samples [s · batch, (s + 1) · batch), however
-many processes share them: a resumed run equals an uninterrupted one, and two processes equal one. The state on disk is
-safetensors and JSON: ``accelerate``'s own ``save_state`` pickles the optimizer, and nothing here is ever unpickled.
+Sample i is a pure function of (configuration, i). Step s consists of the samples [s · batch, (s + 1) ·
+batch), however many processes share them. So a resumed run equals an uninterrupted one, and two processes
+equal one. The state on disk is safetensors and JSON: ``accelerate``'s own ``save_state`` pickles the
+optimizer, and nothing here is ever unpickled.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +23,70 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.files import append_whole, write_whole
+from vaemotion.model.checkpoint import write_tensors
 from vaemotion.training.config import Optimisation
 
 STATE_FILE = "training_state.safetensors"
-Parts = dict[str, Tensor]
+LossTerms = dict[str, Tensor]  # scalars by name, for the log
 
 
 class TrainingError(UserError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run of a stage: where its state lies, and how it continues an earlier one."""
+
+    folder: Path  # of the state and the logs
+    seed: int
+    resume: bool  # continue from the newest state in the folder
+    # Everything else that the result depends on. A state that was saved under another identity is refused.
+    identity: str = ""
+    stop_after: int | None = None  # steps after which the run ends early, as after an interruption
 
 
 class Objective(nn.Module):
-    """What a stage minimises: ``forward(batch)`` returns the loss and its parts, for the log.
+    """The loss of a stage: ``forward(batch)`` returns a scalar and its terms, for the log.
 
-    ``frozen`` parts take part without being trained: they stay in evaluation mode.
+    ``frozen`` modules are used without being trained: they stay in evaluation mode.
     """
 
     def __init__(self, *frozen: nn.Module) -> None:
         super().__init__()
-        self.frozen = frozen  # a tuple: these modules are registered where they belong
+        self.frozen = frozen  # a tuple, so that they are registered only where they belong
 
     def train(self, mode: bool = True) -> Objective:
+        """Set training mode for all but the frozen modules."""
         super().train(mode)
         for part in self.frozen:
             part.eval()
         return self
 
-    def forward(self, batch: Any) -> tuple[Tensor, Parts]:
+    def forward(self, batch: Any) -> tuple[Tensor, LossTerms]:
+        """Compute the loss of a batch, a scalar, and its terms."""
         raise NotImplementedError
 
 
 def seeded(*keys: int) -> torch.Generator:
-    """A generator for these keys alone (sequence-seeded, so that neighbouring keys do not resemble each other)."""
+    """Make a generator for these keys, seeded by their sequence: neighboring keys give unlike numbers."""
     return torch.Generator().manual_seed(
         int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
     )
 
 
 def learning_rate_factor(step: int, config: Optimisation) -> float:
-    """Linear warm-up, then cosine to zero."""
+    """Return the factor of the learning rate at a step: linear warm-up, then a cosine to zero."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
 
 
 def fit(
@@ -81,53 +94,45 @@ def fit(
     objective: Objective,
     collate: Callable[[Sequence[int]], Any],
     config: Optimisation,
-    out: Path,
-    *,
-    seed: int,
-    resume: bool,
-    identity: str = "",
-    stop_after: int | None = None,
+    run: TrainingRun,
 ) -> bool:
-    """Minimise ``objective(collate(sample numbers))`` for ``config.steps`` steps of ``config.batch`` samples.
+    """Minimize ``objective(collate(numbers))`` for ``config.steps`` steps of ``config.batch`` samples.
 
-    ``collate`` may run in worker processes, and gets the numbers of this process's share of a batch. State and logs lie in
-    ``out``; ``stop_after`` ends early, as an interruption would, and the return value says whether the training is complete.
-    ``identity`` describes everything that the result depends on besides; a state that was written under another is refused.
-    Start several processes with ``accelerate launch`` or ``torchrun``.
+    ``collate`` may run in worker processes and gets the numbers of this process's share of a batch. Returns
+    True when the training is complete, False when ``run.stop_after`` ended it. Start several processes with
+    ``accelerate launch`` or ``torchrun``. Raises TrainingError for a batch that the processes cannot share,
+    a state of another identity, or a loss that is not finite.
     """
-    accelerator = _accelerator(config, out)
+    accelerator = _accelerator(config, run.folder)
     micro = _micro_batch(title, config, accelerator.num_processes)
     optimizer = torch.optim.AdamW(
         _decay_groups(objective, config), lr=config.learning_rate, betas=(0.9, 0.95)
     )
-    out.mkdir(parents=True, exist_ok=True)
-    if not resume and accelerator.is_main_process:
-        (out / STATE_FILE).unlink(missing_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not run.resume and accelerator.is_main_process:
+        (run.folder / STATE_FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    start = min(load_state(out, objective, optimizer, identity), config.steps)
-    stop = min(config.steps, start + stop_after) if stop_after is not None else config.steps
+    start = min(load_state(run.folder, objective, optimizer, run.identity), config.steps)
+    stop = config.steps if run.stop_after is None else min(config.steps, start + run.stop_after)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: learning_rate_factor(start + k, config))
-    if config.workers:  # here and not in them: a fork inherits OpenCV's pool without its threads, and would wait for them for ever
-        cv2.setNumThreads(1)
-    loader = DataLoader(
-        range(start * config.batch, stop * config.batch), batch_size=micro, collate_fn=collate,  # type: ignore[arg-type]
-        num_workers=config.workers, worker_init_fn=_one_thread, prefetch_factor=4 if config.workers else None,
-    )  # fmt: skip
+    numbers = range(start * config.batch, stop * config.batch)
+    loader = _loader(numbers, collate, micro, config.workers)
     prepared, optimizer, schedule, loader = accelerator.prepare(objective, optimizer, schedule, loader)
     prepared.train()
-    with _progress(accelerator) as progress, _Log(accelerator, out, start) as log:
+    with _progress(accelerator) as progress, _Log(accelerator, run.folder, start) as log:
         task = progress.add_task(title, total=config.steps, completed=start, loss=float("nan"))
         began = time.monotonic()
         for number, batch in enumerate(loader):
             step = start + number // config.accumulate
-            torch.manual_seed(_noise_seed(seed, step, number % config.accumulate, accelerator.process_index))
+            micro_step = number % config.accumulate
+            torch.manual_seed(_noise_seed(run.seed, step, micro_step, accelerator.process_index))
             with accelerator.accumulate(prepared):
-                value, parts = prepared(batch)
-                if not torch.isfinite(value):
+                loss, terms = prepared(batch)  # scalars
+                if not torch.isfinite(loss):
                     raise TrainingError(
-                        f"{title}: the loss is {value.item()} at step {step}; lower the learning rate"
+                        f"{title}: the loss is {loss.item()} at step {step}; lower the learning rate"
                     )
-                accelerator.backward(value)
+                accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(objective.parameters(), config.clip_norm)
                 optimizer.step()
@@ -136,26 +141,26 @@ def fit(
             if not accelerator.sync_gradients:
                 continue
             done = step + 1
-            progress.update(task, advance=1, loss=value.item())
+            progress.update(task, advance=1, loss=loss.item())
             if done % config.log_every == 0 or done == stop:
                 rate = (done - start) / (time.monotonic() - began)
-                log.write(done, {"loss": value.detach(), **parts}, rate)
+                log.write(done, {"loss": loss.detach(), **terms}, rate)
             if (done % config.save_every == 0 or done == stop) and accelerator.is_main_process:
-                save_state(out, objective, optimizer, done, identity)
+                save_state(run.folder, objective, optimizer, done, run.identity)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     objective.to("cpu").eval()
     return stop >= config.steps
 
 
-def process() -> PartialState:
-    """This process among those that train together; without a GPU they talk through gloo."""
+def process_state() -> PartialState:
+    """Return this process's place among those that train together; without a GPU they communicate by gloo."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _accelerator(config: Optimisation, out: Path) -> Accelerator:
     AcceleratorState._reset_state()  # the last stage of this process may have had another precision
-    # A step in which a path is not asked leaves its weights without gradient.
+    # A step that leaves a path out gives its weights no gradient, hence find_unused_parameters.
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=config.precision,
@@ -167,12 +172,34 @@ def _accelerator(config: Optimisation, out: Path) -> Accelerator:
     )
 
 
+def _loader(
+    numbers: range, collate: Callable[[Sequence[int]], Any], batch_size: int, workers: int
+) -> DataLoader[Any]:
+    """Load the samples of these numbers in order, in worker processes or in this one."""
+    if workers:
+        # Before they start: a fork inherits OpenCV's pool without its threads, and would wait for them.
+        cv2.setNumThreads(1)
+    return DataLoader(
+        numbers,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
 def _micro_batch(title: str, config: Optimisation, processes: int) -> int:
-    """Samples of all processes between two backward passes."""
+    """Return the number of samples of all processes between two backward passes."""
     if config.batch % (config.accumulate * processes):
         raise TrainingError(
-            f"{title}: a batch of {config.batch} cannot be shared by {processes} processes with {config.accumulate} "
-            f"accumulated passes; set optimisation.batch to a multiple of {config.accumulate * processes}"
+            f"{title}: a batch of {config.batch} cannot be shared by {processes} processes with "
+            f"{config.accumulate} accumulated passes; set optimisation.batch to a multiple of "
+            f"{config.accumulate * processes}"
         )
     return config.batch // config.accumulate
 
@@ -182,7 +209,7 @@ def _noise_seed(*keys: int) -> int:
 
 
 def _decay_groups(holder: nn.Module, config: Optimisation) -> list[dict[str, Any]]:
-    """Weight decay for matrices, none for vectors and scalars."""
+    """Group the trained parameters: weight decay for matrices, none for vectors and scalars."""
     trained = [p for p in holder.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -192,9 +219,12 @@ def _decay_groups(holder: nn.Module, config: Optimisation) -> list[dict[str, Any
 
 def _progress(accelerator: Accelerator) -> Progress:
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.3f}"),
-    )  # fmt: skip
+    )
     return Progress(*columns, disable=not accelerator.is_main_process)
 
 
@@ -211,22 +241,22 @@ class _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for (
-            tracker
-        ) in self.accelerator.trackers:  # end_training would take the process group from the next stage
+        # Not accelerator.end_training(), which would take the process group from the next stage.
+        for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def write(self, step: int, figures: Parts, steps_per_s: float) -> None:
+    def write(self, step: int, figures: LossTerms, steps_per_s: float) -> None:
         means: Any = self.accelerator.reduce({k: v.detach().float() for k, v in figures.items()}, "mean")
         values = {key: round(float(value), 6) for key, value in means.items()}
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            with self.file.open("a") as log:
-                log.write(json.dumps({"step": step, **values, "steps_per_s": round(steps_per_s, 3)}) + "\n")
+            line = json.dumps({"step": step, **values, "steps_per_s": round(steps_per_s, 3)}) + "\n"
+            with self.file.open("ab", buffering=0) as log:
+                append_whole(log.fileno(), line.encode())
 
 
 def _trim_log(log_file: Path, start: int) -> None:
-    """Drop what an interrupted run logged after its last saved state, so that the log never has a step twice."""
+    """Drop the lines after the last saved state of an interrupted run: the log has every step once."""
     if not log_file.exists():
         return
     kept: list[str] = []
@@ -236,11 +266,11 @@ def _trim_log(log_file: Path, start: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue  # a line cut off by the interruption
-    log_file.write_text("".join(kept))
+    write_whole(log_file, "".join(kept))
 
 
 def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int, identity: str = "") -> None:
-    """Trainable weights and the optimizer's moments, atomically."""
+    """Save the trained weights and the optimizer's moments atomically."""
     tensors = {
         f"weight.{k}": p.detach().cpu().clone() for k, p in holder.named_parameters() if p.requires_grad
     }
@@ -249,15 +279,13 @@ def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int, identity
         tensors |= {
             f"optimizer.{index}.{k}": torch.as_tensor(v).detach().cpu().clone() for k, v in moments.items()
         }
-    temporary = out / (STATE_FILE + ".tmp")
-    # one entry: safetensors does not order several
-    state_of = json.dumps({"step": step, "identity": _digest(identity)})
-    save_file(tensors, temporary, metadata={"run": state_of})
-    os.replace(temporary, out / STATE_FILE)
+    # A single entry, because safetensors does not keep the order of several.
+    metadata = {"run": json.dumps({"step": step, "identity": _digest(identity)})}
+    write_tensors(out / STATE_FILE, tensors, metadata)
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Hash of all weights, by which a stage recognises the frozen model that it began on."""
+    """Hash all weights, by which a stage recognizes the frozen model that it started on."""
     digest = hashlib.sha256()
     for parameter in module.parameters():
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
@@ -269,7 +297,10 @@ def _digest(identity: str) -> str:
 
 
 def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer, identity: str = "") -> int:
-    """Restore what ``save_state`` wrote; returns the step to go on from, 0 when there is nothing."""
+    """Restore what ``save_state`` wrote and return the next step; 0 without a state.
+
+    Raises TrainingError for a state of another identity.
+    """
     file = out / STATE_FILE
     if not file.exists():
         return 0
@@ -279,8 +310,8 @@ def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer, i
         metadata = json.loads(opened.metadata()["run"])
     if metadata["identity"] != _digest(identity):
         raise TrainingError(
-            f"{file} was written under another configuration or on other data; give the configuration that it began "
-            f"with, or start again with --no-resume"
+            f"{file} was written with another configuration or other data; give the configuration that it "
+            f"was started with, or start again with --no-resume"
         )
     step = int(metadata["step"])
     tensors = load_file(file)

@@ -1,7 +1,8 @@
-"""Real recordings beside procedural pictures of the same class, for stage 1 (``pairing: matched``).
+"""Real recordings for stage 1, paired with procedural windows of their class (``pairing: matched``).
 
-In: a data manifest whose items have sound and name a content class. Out: their log-mel, and windows of it as they might sound
-elsewhere. The class of a recording only chooses the pictures that the teacher looks at: it is never a target itself.
+In: a data manifest whose items have sound and name a content class. Out: their log-mel, and augmented
+windows of it. The class of a recording only selects the frames that the teacher is given. It is never a
+target itself.
 """
 
 from __future__ import annotations
@@ -16,32 +17,34 @@ from rich.progress import track
 from vaemotion.contract.audio import log_mel
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.data.item import Item
-from vaemotion.data.loader import load_clip
-from vaemotion.data.manifest import read_manifest
-from vaemotion.data.procedural_art import CONTENT_CLASSES
+from vaemotion.data.art.art import CONTENT_CLASSES
+from vaemotion.data.manifest.item import Item
+from vaemotion.data.manifest.loader import load_clip
+from vaemotion.data.manifest.manifest import read_manifest
 
 Float32 = npt.NDArray[np.float32]
-_AUDIBLE_RANGE = (
-    6.0  # nepers of power: a crop whose loudest frame lies further below the recording's is silence
-)
+# In nepers of power: a crop whose loudest frame lies further below the recording's counts as silence.
+_AUDIBLE_RANGE = 6.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """``content``: index into ``CONTENT_CLASSES``; ``log_mel`` (frames, mels), not normalised, at least one window long."""
+    """A recording's class and sound."""
 
-    content: int
-    log_mel: Float32
+    content: int  # index into ``CONTENT_CLASSES``
+    log_mel: Float32  # (frames, mels), not normalized, at least one window long
 
 
 def read_recordings(
     manifest: Path, media_root: Path, front_end: FrontEnd, split: str = "train"
 ) -> list[Recording]:
-    """The recordings of a split. Raises UsageError for an item that names none of our classes."""
+    """Read the recordings of a split.
+
+    Raises UsageError for a split without items, an item without sound, or one of an unknown class.
+    """
     chosen = [item for item in read_manifest(manifest, media_root) if item.split == split]
     if not chosen:
-        raise UsageError(f"{manifest} has no item of split {split!r}: build it with another held-out fold")
+        raise UsageError(f"{manifest} has no item of split {split!r}; build it with another held-out fold")
     return [_recording(item, media_root, front_end) for item in track(chosen, "recordings")]
 
 
@@ -49,28 +52,31 @@ def _recording(item: Item, media_root: Path, front_end: FrontEnd) -> Recording:
     name = item.answer or (item.options or ("",))[item.answer_index or 0]
     if name not in CONTENT_CLASSES:
         raise UsageError(
-            f"item {item.id!r} names {name!r}, for which there are no pictures; known: {', '.join(CONTENT_CLASSES)}"
+            f"item {item.id!r} names {name!r}, for which there is no procedural art; "
+            f"known: {', '.join(CONTENT_CLASSES)}"
         )
     samples = load_clip(item, media_root).samples
     if samples is None:
-        raise UsageError(f"item {item.id!r} has no sound, and stage 1 wants recordings")
+        raise UsageError(f"item {item.id!r} has no sound; align.recordings needs items with sound")
     mel = log_mel(samples, front_end.log_mel)
     missing = front_end.audio_window_frames - len(mel)
     if missing > 0:
-        mel = np.concatenate(
-            [mel, np.full((missing, mel.shape[1]), np.log(front_end.log_mel.mel_floor), np.float32)]
-        )
+        silence = np.full((missing, mel.shape[1]), np.log(front_end.log_mel.mel_floor), np.float32)
+        mel = np.concatenate([mel, silence])
     return Recording(CONTENT_CLASSES.index(name), mel)
 
 
-def heard_elsewhere(
+def strong_augmentation(
     recording: Recording, background: Float32, rng: np.random.Generator, front_end: FrontEnd
 ) -> Float32:
-    """A normalised window (frames, mels) of the recording, strongly augmented: stretched by up to a quarter, cut anywhere, moved
-    by up to three mel bins, equalised, louder or softer, over ``background`` (frames, mels; not normalised), with masks."""
+    """Cut a strongly augmented, normalized window (frames, mels) out of a recording.
+
+    It is cropped anywhere, stretched by up to a quarter, moved by up to three mel bins, equalized, made
+    louder or softer, mixed with ``background`` (frames, mels; not normalized) and masked.
+    """
     config, frames = front_end.log_mel, front_end.audio_window_frames
     mel = _crop(recording.log_mel, frames, rng)
-    mel = _moved(mel, int(rng.integers(-3, 4)))
+    mel = _shift_bins(mel, int(rng.integers(-3, 4)))
     bands = np.interp(np.linspace(0, 4, mel.shape[1]), np.arange(5), rng.normal(0, 0.6, 5))  # EQ, nepers
     mel = mel + (bands + rng.uniform(-2.0, 2.0)).astype(np.float32)
     if rng.random() < 0.4:
@@ -86,7 +92,7 @@ def heard_elsewhere(
 
 
 def _crop(mel: Float32, frames: int, rng: np.random.Generator) -> Float32:
-    """``frames`` frames from anywhere in which something is heard, stretched by 0.8 to 1.25; the recording goes round."""
+    """Crop an audible part, stretched by 0.8 to 1.25 to ``frames`` frames; the recording wraps around."""
     span = int(np.clip(round(frames * rng.uniform(0.8, 1.25)), 2, len(mel)))
     loudness = mel.mean(axis=1)
     rows = np.arange(span)
@@ -101,6 +107,6 @@ def _crop(mel: Float32, frames: int, rng: np.random.Generator) -> Float32:
     return np.asarray((1 - share) * cut[low] + share * cut[np.minimum(low + 1, span - 1)], np.float32)
 
 
-def _moved(mel: Float32, bins: int) -> Float32:
-    """Shifted along the mel axis; the edge is repeated."""
+def _shift_bins(mel: Float32, bins: int) -> Float32:
+    """Shift along the mel axis; the edge is repeated."""
     return mel[:, np.clip(np.arange(mel.shape[1]) - bins, 0, mel.shape[1] - 1)]

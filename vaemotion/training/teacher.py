@@ -1,14 +1,14 @@
-"""What the frozen base says of what it sees: stage 1's only teacher.
+"""The answers of the frozen base to visual tokens: the only teacher of stage 1.
 
-In: windows with their visual tokens. Out: `Lesson`s (questions with the teacher's own answers) and `Views` (what it sees in every
-window), computed once and kept beside the run with the settings that they depend on.
+In: windows with their visual tokens. Out: `DistillationSample`s (questions with the teacher's own answers)
+and `TeacherTargets` (content and affect of every window), computed once and kept beside the run under a
+hash of the settings that they depend on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,20 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vaemotion.contract import prompts
+from vaemotion.contract.files import write_whole
+from vaemotion.data.art.art import CONTENT_CLASSES
 from vaemotion.data.instructions import choose_question
-from vaemotion.data.procedural_art import CONTENT_CLASSES
 from vaemotion.evaluation.metrics import jensen_shannon
+from vaemotion.model.checkpoint import write_tensors
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import AlignStage, TrainingConfig
 from vaemotion.training.loop import seeded
 from vaemotion.training.windows_cache import WindowCache
 
-# Content *and* affect: content alone unlearns what is audible of the feeling. Of these only the audible ones are distilled:
-# sight can teach the ear only what can be heard.
+# Content *and* affect, because content alone unlearns the audible part of the affect. Only questions whose
+# answer is audible are distilled: the audio pathway cannot learn the others.
 QUESTION_SHARES = {
     prompts.CONTENT: 0.3,
     prompts.AROUSAL: 0.22,
@@ -42,44 +44,48 @@ QUESTION_SHARES = {
 AUDIBLE_SHARES = {question: share for question, share in QUESTION_SHARES.items() if question.audible}
 QUESTIONS_PER_WORK = 3
 SAMPLING_TEMPERATURE = 0.7
-_CHUNK = 64  # windows asked at once
+_CHUNK = 64  # windows in one batch
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One thing that the teacher said: of which window, from how many of its newest pictures, asked what."""
+class DistillationSample:
+    """One answer of the teacher."""
 
-    window: int
-    frame_count: int
+    window: int  # index into the cache
+    frame_count: int  # newest frames of the window that the teacher was given
     question: str
     answer: str
 
 
 @dataclass(frozen=True)
-class Views:
-    """What the teacher sees in each window. ``content`` (n,): index of its answer, -1 where that is no class; ``coherent`` (n,) bool: does
-    it begin its answer alike whether it looks at the fewest pictures or at the most (see ``AlignStage.incoherent_bits``)? ``affect`` (n, 2): the
-    mean of the valence and of the arousal levels by the probability that it gives to each, in [-1, 1]."""
+class TeacherTargets:
+    """Content and affect of each window by the teacher, and where it agrees with itself."""
 
-    content: Tensor
+    content: Tensor  # (n,) int64, class index of its answer, -1 where that is no class
+    # (n,) bool, True where its answers from the fewest and from the most frames begin alike (see
+    # ``AlignStage.incoherent_bits``)
     coherent: Tensor
-    affect: Tensor
+    affect: Tensor  # (n, 2) mean level of valence and arousal by their probability, in [-1, 1]
 
     @property
     def filter_rate(self) -> float:
-        """Share of the clips that are not taught from, because the teacher contradicts itself about them."""
+        """Share of the windows without samples, because the teacher contradicts itself about them."""
         return 1 - self.coherent.float().mean().item()
 
 
 def visual_tokens(cache: WindowCache, windows: Sequence[int], frame_count: int) -> Tensor:
-    """Tokens of the newest pictures of each window, (B, frame_count * T, D) float32."""
-    return cache.visual[list(windows), -frame_count:].flatten(1, 2).float()
+    """Return the tokens of the newest frames of each window, (B, frame_count · T, D) float32."""
+    newest = cache.visual[list(windows), -frame_count:]  # (B, frame_count, T, D)
+    return newest.flatten(1, 2).float()
 
 
-def teacher_lessons(
+def distillation_samples(
     model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig, base_hash: str, folder: Path
-) -> list[Lesson]:
-    """The teacher's answers, half of them greedy and half sampled; kept as JSON lines behind a line with their settings."""
+) -> list[DistillationSample]:
+    """Read or generate the teacher's answers, a part of them greedy and the others sampled.
+
+    They are kept in ``folder`` as JSON lines behind a line with their settings.
+    """
     stage = config.align
     settings = {
         "base": base_hash,
@@ -94,38 +100,44 @@ def teacher_lessons(
     }
     file = folder / f"lessons-{_digest(settings)}.jsonl"
     if file.exists():
-        return [Lesson(**json.loads(line)) for line in file.read_text().splitlines()[1:]]
-    lessons = _asked(model, cache, config)
-    rows = [{"settings": settings}, *map(vars, lessons)]
-    _write(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return lessons
+        return [DistillationSample(**json.loads(line)) for line in file.read_text().splitlines()[1:]]
+    samples = _generate_samples(model, cache, config)
+    rows = [{"settings": settings}, *map(vars, samples)]
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return samples
 
 
-def _asked(model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig) -> list[Lesson]:
-    plan: dict[tuple[int, str, bool], list[int]] = {}
+def _generate_samples(
+    model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig
+) -> list[DistillationSample]:
+    windows_of: dict[tuple[int, str, bool], list[int]] = {}  # by frame count, question, sampled or greedy
     for window, work in enumerate(cache.works):
         rng = np.random.default_rng([config.data_seed, 4, work.seed])
         for _ in range(QUESTIONS_PER_WORK):
             count = int(rng.choice(np.array(config.align.frame_counts)))
             question = choose_question(rng, AUDIBLE_SHARES).text
             sampled = bool(rng.random() < config.align.sampled_share)
-            plan.setdefault((count, question, sampled), []).append(window)
-    lessons: list[Lesson] = []
-    for (count, question, sampled), windows in track(sorted(plan.items()), "teacher's answers"):
+            windows_of.setdefault((count, question, sampled), []).append(window)
+    samples: list[DistillationSample] = []
+    for (count, question, sampled), windows in track(sorted(windows_of.items()), "teacher's answers"):
         for start in range(0, len(windows), _CHUNK):
             chunk = windows[start : start + _CHUNK]
             torch.manual_seed(int(seeded(config.data_seed, 5, chunk[0]).initial_seed()))
             media = model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
             temperature = SAMPLING_TEMPERATURE if sampled else 0.0
             answers = model.generate(media, question, temperature=temperature)
-            lessons += [Lesson(w, count, question, a) for w, a in zip(chunk, answers, strict=True) if a]
-    return lessons
+            samples += [
+                DistillationSample(window, count, question, answer)
+                for window, answer in zip(chunk, answers, strict=True)
+                if answer
+            ]
+    return samples
 
 
-def teacher_views(
+def teacher_targets(
     model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig, base_hash: str, folder: Path
-) -> Views:
-    """What the teacher sees in every window (see ``Views``)."""
+) -> TeacherTargets:
+    """Read or compute the teacher's targets for every window; they are kept in ``folder``."""
     settings = {
         "base": base_hash,
         "works": [work.seed for work in cache.works],
@@ -135,40 +147,42 @@ def teacher_views(
     }
     file = folder / f"views-{_digest(settings)}.safetensors"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        save_file(_looked(model, cache, config.align), temporary)
-        os.replace(temporary, file)
-    return Views(**load_file(file))
+        write_tensors(file, _compute_targets(model, cache, config.align))
+    return TeacherTargets(**load_file(file))
 
 
-def _looked(model: VAEmotionLLM, cache: WindowCache, stage: AlignStage) -> dict[str, Tensor]:
+def _compute_targets(model: VAEmotionLLM, cache: WindowCache, stage: AlignStage) -> dict[str, Tensor]:
     n = len(cache.works)
     chunks = [list(range(start, min(start + _CHUNK, n))) for start in range(0, n, _CHUNK)]
-    levels = model.config.front_end.windows.language_frames
+    language_frames = model.config.front_end.windows.language_frames
     content: list[int] = []
-    coherent: list[Tensor] = []
-    felt: list[Tensor] = []
-    for chunk in track(chunks, "teacher's views"):
+    coherent: list[Tensor] = []  # each (B,) bool
+    affect: list[Tensor] = []  # each (B, 2)
+    for chunk in track(chunks, "teacher's targets"):
         few, many = (
             model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
             for count in (min(stage.frame_counts), max(stage.frame_counts))
-        )
+        )  # (B, P, D) each
         content += [_class_index(a) for a in model.generate(many, prompts.CONTENT.text, max_tokens=8)]
-        begun = [first_token_distribution(model, media, prompts.CONTENT.text) for media in (few, many)]
-        apart_bits = jensen_shannon(*(distribution.cpu().numpy() for distribution in begun))
-        coherent.append(torch.from_numpy(apart_bits <= stage.incoherent_bits))
-        media = model.media_embeddings(visual_tokens(cache, chunk, levels), None, len(chunk))
+        first_tokens = [
+            first_token_distribution(model, media, prompts.CONTENT.text).cpu().numpy()
+            for media in (few, many)
+        ]  # (B, vocab) each
+        divergence_bits = jensen_shannon(*first_tokens)  # (B,)
+        coherent.append(torch.from_numpy(divergence_bits <= stage.incoherent_bits))
+        media = model.media_embeddings(visual_tokens(cache, chunk, language_frames), None, len(chunk))
         scales = ((prompts.VALENCE, prompts.VALENCE_WORDS), (prompts.AROUSAL, prompts.AROUSAL_WORDS))
-        felt.append(torch.stack([mean_level(model, media, q.text, words) for q, words in scales], dim=1))
-    return {"content": torch.tensor(content), "coherent": torch.cat(coherent), "affect": torch.cat(felt)}
+        levels = [mean_level(model, media, question.text, words) for question, words in scales]
+        affect.append(torch.stack(levels, dim=1))
+    return {"content": torch.tensor(content), "coherent": torch.cat(coherent), "affect": torch.cat(affect)}
 
 
 @torch.no_grad()
 def first_token_distribution(model: VAEmotionLLM, media: Tensor, question: str) -> Tensor:
-    """How an answer would begin. media: (B, P, D). Returns (B, vocab)."""
+    """Compute the distribution of an answer's first token, (B, vocab). media: (B, P, D)."""
     text = model.text_batch([question] * len(media), [""] * len(media))
-    return model.answer_logits(media, text).float().view(len(media), -1, model.vocabulary)[:, 0].softmax(-1)
+    logits = model.answer_logits(media, text).float()  # (B · answer tokens, vocab)
+    return logits.view(len(media), -1, model.vocabulary)[:, 0].softmax(-1)
 
 
 def _class_index(answer: str) -> int:
@@ -177,19 +191,23 @@ def _class_index(answer: str) -> int:
 
 @torch.no_grad()
 def mean_level(model: VAEmotionLLM, media: Tensor, question: str, words: Sequence[str]) -> Tensor:
-    """Mean of the levels' middles by the probability that the language model gives to their words. media: (B, P, D). Returns (B,)."""
-    lengths = torch.tensor([len(model.option_ids(word)) for word in words], device=media.device)
-    log_probabilities = model.option_scores(media, question, words) * lengths
-    middles = (2 * torch.arange(len(words)) + 1) / len(words) - 1
-    return log_probabilities.softmax(1) @ middles.to(media.device)
+    """Ask for one of the level words and average the levels by their probability, (B,) in [-1, 1].
+
+    media: (B, P, D); words: from the lowest level to the highest.
+    """
+    return level_from_scores(model, model.option_scores(media, question, words), words)
+
+
+def level_from_scores(model: VAEmotionLLM, scores: Tensor, words: Sequence[str]) -> Tensor:
+    """Average the middles of the levels by the probability of their words, (B,) in [-1, 1].
+
+    scores: (B, words) from ``VAEmotionLLM.option_scores``, which are means over each word's tokens.
+    """
+    lengths = torch.tensor([len(model.option_ids(word)) for word in words], device=scores.device)  # (words,)
+    log_probabilities = scores * lengths  # (B, words)
+    middles = (2 * torch.arange(len(words)) + 1) / len(words) - 1  # (words,)
+    return log_probabilities.softmax(1) @ middles.to(scores.device)
 
 
 def _digest(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)

@@ -1,15 +1,15 @@
-// Messages → what the page shows. Every value has a time at which it stops being live; text goes in as text, never as markup.
+// Shows the messages. Every value has a time at which it stops being live; text is inserted as text, never as markup.
 "use strict";
 
 const VALENCE_WORDS = ["very unpleasant", "unpleasant", "neutral", "pleasant", "very pleasant"];
 const AROUSAL_WORDS = ["very calm", "calm", "moderate", "stirring", "very stirring"];
-const LIVE_MS = 1000; // a reading or a picture that is older is not live
+const LIVE_MS = 1000; // an older reading or frame is not live
 const STATUS_MS = 3000; // three heartbeats
-const SILENCE_MS = 5000; // then the connection is taken for dead
+const SILENCE_MS = 5000; // then the connection counts as dead
 const RETRY_MS = [250, 500, 1000];
 const NARRATIONS = 4;
-const OLD_S = 30; // a sentence about what was longer ago fades
-const FRAME_MS = 30; // between two drawings: the browser may run on the device itself
+const OLD_S = 30; // a sentence about an older reading fades
+const FRAME_MS = 30; // between two drawings; the browser may run on the device itself
 
 const query = new URLSearchParams(location.search);
 const projection = query.get("mode") === "projection";
@@ -17,7 +17,7 @@ document.documentElement.dataset.mode = projection ? "projection" : "desk";
 const byId = (id) => document.getElementById(id);
 const plane = makePlane(byId("plane"), projection ? 20_000 : 12_000);
 
-const seen = {}; // the newest message of each type, with the time at which it was new
+const seen = {}; // the newest message of each type, with the time at which it was made
 let link = "connecting", refusal = "", retries = 0;
 
 // ---- the connection
@@ -32,12 +32,12 @@ function connect() {
   socket.onmessage = ({ data }) => {
     heardMs = performance.now();
     retries = 0;
-    if (data instanceof Blob) showPicture(data); else take(JSON.parse(data));
-    socket.send(String(++received)); // the acknowledgement: how many have come
+    if (data instanceof Blob) showPreview(data); else take(JSON.parse(data));
+    socket.send(String(++received)); // the acknowledgement: number of messages received
   };
-  const watch = setInterval(() => { if (!seen.end && performance.now() - heardMs > SILENCE_MS) lose(); }, 500);
-  const lose = (event) => { // a close that nobody answers would take long
-    clearInterval(watch);
+  const timer = setInterval(() => { if (!seen.end && performance.now() - heardMs > SILENCE_MS) lose(); }, 500);
+  const lose = (event) => { // does not wait for the answer to a close
+    clearInterval(timer);
     socket.onmessage = socket.onclose = null;
     socket.close();
     link = "lost";
@@ -57,7 +57,7 @@ function take(message) {
   refresh();
 }
 
-function reset() { // a run begins, or begins again for this page
+function reset() { // a run begins, or the page connects again
   for (const type of Object.keys(seen)) delete seen[type];
   plane.clear();
   for (const id of ["words", "committed", "ellipse", "notice"]) byId(id).textContent = "";
@@ -65,7 +65,7 @@ function reset() { // a run begins, or begins again for this page
   for (const id of ["emotions", "narrations", "lights", "figures"]) byId(id).replaceChildren();
 }
 
-// ---- words
+// ---- formatting
 
 const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 const level = (value, words) => words[Math.min(words.length - 1, Math.max(0, Math.floor((value + 1) / 2 * words.length)))];
@@ -90,7 +90,7 @@ function element(tag, className, text) {
   return made;
 }
 
-// ---- what comes
+// ---- messages
 
 function showStart(start) {
   byId("source").textContent = `${start.source} · ${start.bundle}`;
@@ -109,7 +109,7 @@ function showReading(reading) {
   byId("valence").textContent = `${signed(reading.valence)} ± ${spread[0].toFixed(2)}`;
   byId("arousal").textContent = `${signed(reading.arousal)} ± ${spread[1].toFixed(2)}`;
   byId("plane").setAttribute("aria-label", `${words}: valence ${signed(reading.valence)}, arousal ${signed(reading.arousal)}`);
-  document.documentElement.style.setProperty("--affect", rgba(affectColour(reading.valence, reading.arousal)));
+  document.documentElement.style.setProperty("--affect", rgba(affectColor(reading.valence, reading.arousal)));
   showEmotions(reading);
   plane.add(reading.valence, reading.arousal, spread, reading.newMs);
 }
@@ -133,10 +133,10 @@ function showEmotions({ emotions, label }) {
 
 function addNarration({ text, complete, about_s }) {
   const row = element("li", "", ""), list = byId("narrations");
-  const told = element("p", "", complete ? text : `${text.trimEnd()} …`);
+  const sentence = element("p", "", complete ? text : `${text.trimEnd()} …`);
   const time = Object.assign(element("time", "technical", ""), { aboutS: about_s, ariaLive: "off" });
-  if (text.length > 90) told.dataset.length = text.length > 180 ? "very-long" : "long";
-  row.append(told, time);
+  if (text.length > 90) sentence.dataset.length = text.length > 180 ? "very-long" : "long";
+  row.append(sentence, time);
   list.prepend(row);
   while (list.children.length > NARRATIONS) list.lastChild.remove();
 }
@@ -145,15 +145,15 @@ function showNotice(notice) {
   byId("notice").textContent = `${duration(notice.time_s)}  ${notice.text}`;
 }
 
-let pictureMs = -Infinity;
-async function showPicture(blob) {
+let previewMs = -Infinity;
+async function showPreview(blob) {
   const cameMs = performance.now(), canvas = byId("picture");
-  const picture = await createImageBitmap(blob).catch(() => null);
-  if (!picture) return;
-  Object.assign(canvas, { width: picture.width, height: picture.height });
-  canvas.getContext("2d").drawImage(picture, 0, 0);
-  picture.close();
-  pictureMs = cameMs;
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  if (!bitmap) return;
+  Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  bitmap.close();
+  previewMs = cameMs;
 }
 
 // ---- health
@@ -173,11 +173,11 @@ function deviceLight(name, { state, age_s, losses }) {
 }
 
 function showStatus(status) {
-  const clock = { true: ["synchronised", "good"], false: ["not synchronised", "bad"] }[status.clock_synchronised] ?? ["unknown", "off"];
+  const clock = { true: ["synchronized", "good"], false: ["not synchronized", "bad"] }[status.clock_synchronised] ?? ["unknown", "off"];
   const lights = [
     deviceLight("camera", status.camera),
     deviceLight("microphone", status.microphone),
-    light("rests on", "", "path"),
+    light("based on", "", "path"),
     light("state", status.state, { degraded: "warn", muted: "warn", empty: "off" }[status.state] ?? "good"),
     light("output", status.muted ? "muted" : "on", status.muted ? "warn" : "good"),
     light("narrator", status.narrator, { on: "good", slowed: "warn" }[status.narrator] ?? "off"),
@@ -196,12 +196,12 @@ function showFigures(nowMs) {
     ["latency", unit(reading?.latency_ms, "ms")],
     ["latency p99", unit(status?.latency_p99_ms, "ms")],
     ["p99, narrating", unit(status?.latency_p99_narrating_ms, "ms")],
-    ["picture's age", age(reading?.visual_age_s)],
-    ["sound's age", age(reading?.audio_age_s)],
+    ["frame age", age(reading?.visual_age_s)],
+    ["sound age", age(reading?.audio_age_s)],
     ["skew", status && status.skew_ms !== null ? `${signed(status.skew_ms, 0)} ms` : "–"],
     ["drift", status && status.drift_ppm !== null ? `${signed(status.drift_ppm, 1)} ppm` : "–"],
     ["pace", unit(status?.realtime_ratio, "×", 2)],
-    ["moments dropped", unit(status?.dropped_moments, "")],
+    ["ticks dropped", unit(status?.dropped_moments, "")],
     ["messages dropped", unit(status?.dropped_messages, "")],
     ["readings", unit(status?.readings, "")],
     ["up for", status ? duration(status.uptime_s) : "–"],
@@ -214,7 +214,7 @@ function showFigures(nowMs) {
   });
 }
 
-// ---- what goes stale
+// ---- liveness
 
 function liveness(nowMs) {
   if (seen.end) return "ended";
@@ -252,8 +252,8 @@ function refresh() {
     path.classList.toggle("off", live !== "live");
   }
   showFigures(nowMs);
-  const sighted = live === "live" && seen.reading.visual_age_s !== null; // a preview may go on giving what a dead camera gave last
-  byId("preview").classList.toggle("stale", !sighted || nowMs - pictureMs > LIVE_MS);
+  const sighted = live === "live" && seen.reading.visual_age_s !== null; // a preview may still hold the last frame of a dead camera
+  byId("preview").classList.toggle("stale", !sighted || nowMs - previewMs > LIVE_MS);
 }
 
 let drawnMs = 0;

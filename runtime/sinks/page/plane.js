@@ -1,15 +1,15 @@
-// The plane of valence and arousal: the newest reading as a point with its ellipse, and where it came from as a fading trail.
+// The plane of valence and arousal: the newest reading as a point with its ellipse, earlier ones as a fading trail.
 "use strict";
 
-const CORNERS = { // what the colour of a point is mixed from; red, green, blue
+const CORNERS = { // corner colors, from which a point's color is mixed; red, green, blue
   pleasantStirring: [240, 184, 84], unpleasantStirring: [236, 96, 84], unpleasantCalm: [112, 142, 236], pleasantCalm: [84, 200, 172],
 };
 const MIDDLE = [224, 220, 210];
 const GREY = [126, 130, 138];
-const REACH = 0.455; // of the side, from the middle to ±1
-const GLIDE_MS = 90; // time constant of the point's way to a new reading
+const REACH = 0.455; // share of the side from the middle to ±1
+const GLIDE_MS = 90; // time constant of the point's movement to a new reading
 
-function affectColour(valence, arousal) {
+function affectColor(valence, arousal) {
   const right = (valence + 1) / 2, up = (arousal + 1) / 2;
   const away = Math.min(1, Math.hypot(valence, arousal) * 1.4);
   return MIDDLE.map((middle, i) => {
@@ -19,8 +19,8 @@ function affectColour(valence, arousal) {
   });
 }
 
-function rgba(colour, alpha = 1) {
-  return `rgba(${colour.join(",")},${alpha})`;
+function rgba(color, alpha = 1) {
+  return `rgba(${color.join(",")},${alpha})`;
 }
 
 function makePlane(canvas, trailMs) {
@@ -31,7 +31,7 @@ function makePlane(canvas, trailMs) {
   const x = (valence) => canvas.width * (0.5 + valence * REACH);
   const y = (arousal) => canvas.height * (0.5 - arousal * REACH);
 
-  function drawField(side) { // the quiet ground, once for each size
+  function drawField(side) { // the background, once for each size
     field = Object.assign(document.createElement("canvas"), { width: side, height: side });
     const ground = field.getContext("2d");
     const corners = [["pleasantStirring", 1, 0], ["unpleasantStirring", 0, 0], ["unpleasantCalm", 0, 1], ["pleasantCalm", 1, 1]];
@@ -64,7 +64,7 @@ function makePlane(canvas, trailMs) {
     const middle = (a, b) => [(x(a.valence) + x(b.valence)) / 2, (y(a.arousal) + y(b.arousal)) / 2];
     for (let i = 1; i < way.length - 1; i++) {
       const left = Math.max(0, 1 - (nowMs - way[i].atMs) / trailMs);
-      context.strokeStyle = rgba(live ? affectColour(way[i].valence, way[i].arousal) : GREY, 0.75 * left ** 1.6);
+      context.strokeStyle = rgba(live ? affectColor(way[i].valence, way[i].arousal) : GREY, 0.75 * left ** 1.6);
       context.lineWidth = pen * (0.8 + 3.4 * left);
       context.beginPath();
       context.moveTo(...middle(way[i - 1], way[i]));
@@ -74,13 +74,13 @@ function makePlane(canvas, trailMs) {
   }
 
   function drawPoint(pen) {
-    const colour = live ? affectColour(point.valence, point.arousal) : GREY;
+    const color = live ? affectColor(point.valence, point.arousal) : GREY;
     const [px, py, radius] = [x(point.valence), y(point.arousal), 8.5 * pen];
     context.beginPath();
     const scale = canvas.width * REACH;
     context.ellipse(px, py, scale * reading.spread[0], scale * reading.spread[1], 0, 0, 2 * Math.PI);
-    context.fillStyle = rgba(colour, live ? 0.1 : 0.03);
-    context.strokeStyle = rgba(colour, live ? 0.5 : 0.35);
+    context.fillStyle = rgba(color, live ? 0.1 : 0.03);
+    context.strokeStyle = rgba(color, live ? 0.5 : 0.35);
     context.lineWidth = 1.2 * pen;
     context.setLineDash(live ? [] : [5 * pen, 5 * pen]);
     context.fill();
@@ -88,8 +88,8 @@ function makePlane(canvas, trailMs) {
     context.setLineDash([]);
     if (live) {
       const halo = context.createRadialGradient(px, py, radius * 0.5, px, py, radius * 4);
-      halo.addColorStop(0, rgba(colour, 0.5));
-      halo.addColorStop(1, rgba(colour, 0));
+      halo.addColorStop(0, rgba(color, 0.5));
+      halo.addColorStop(1, rgba(color, 0));
       context.fillStyle = halo;
       context.beginPath();
       context.arc(px, py, radius * 4, 0, 2 * Math.PI);
@@ -97,7 +97,7 @@ function makePlane(canvas, trailMs) {
     }
     context.beginPath();
     context.arc(px, py, radius, 0, 2 * Math.PI);
-    context.fillStyle = live ? rgba(colour) : "#14171d";
+    context.fillStyle = live ? rgba(color) : "#14171d";
     context.strokeStyle = live ? "#fffdf8" : rgba(GREY);
     context.lineWidth = 2 * pen;
     context.fill();

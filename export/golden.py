@@ -1,0 +1,43 @@
+"""Golden vectors: inputs from one held-out work, and the outputs that they must give on every machine.
+
+In: a checkpoint's model. Out: arrays named ``what/tensor``, computed in torch and by the front end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.clips import engine_inputs, held_out_clips, language_prompts
+from export.predictors import checkpoint_predictor, full_logits
+from vaemotion.contract.audio import log_mel
+from vaemotion.contract.bundle import ENGINE_ROLES
+from vaemotion.contract.image import prepare_frame
+from vaemotion.data.art.art import draw_frame, sample_work, synthesize, work_seed
+from vaemotion.model.vaemotion_llm import VAEmotionLLM
+
+
+def golden_vectors(model: VAEmotionLLM) -> dict[str, npt.NDArray[Any]]:
+    """Compute the golden vectors of the front end, of each engine and of the language model."""
+    work = sample_work(work_seed("validation", 0))
+    front_end = model.config.front_end
+    samples, frame = synthesize(work, 1.0), draw_frame(work, 1.0)
+    golden: dict[str, npt.NDArray[Any]] = {
+        "log_mel/samples": samples,
+        "log_mel/output": log_mel(samples, front_end.log_mel),
+        "pixels/picture": frame,
+        "pixels/output": prepare_frame(frame, front_end.image),
+    }
+    predictor = checkpoint_predictor(model)
+    clips = held_out_clips(front_end, 1)
+    inputs = engine_inputs(predictor, clips)
+    for role in ENGINE_ROLES:
+        outputs = predictor.engines[role].run(inputs[role])
+        golden |= {f"{role}/in/{name}": array for name, array in inputs[role].items()}
+        golden |= {f"{role}/out/{name}": np.asarray(array) for name, array in outputs.items()}
+    prompt = language_prompts(predictor, clips)[0]
+    golden["language_model/in/embeddings"] = prompt
+    golden["language_model/out/logits"] = full_logits(predictor, prompt)[-1:]
+    return golden

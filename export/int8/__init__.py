@@ -1,0 +1,1 @@
+"""INT8 engines: planned, searched within a budget, judged end to end."""

@@ -1,0 +1,156 @@
+"""``vaemotion ask``: answer a question about a video, a sound file or an image with a bundle.
+
+Free text is generated greedily; multiple choice compares the mean token log-probability of each option.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from runtime.clock import ManualClock
+from runtime.messages import Frame, Reading
+from runtime.perception.perception import Evidence, Perception
+from runtime.perception.predictor import DevicePredictor, generate_text, open_predictor
+from runtime.sources.file import FileFeed, FileSource
+from vaemotion.contract import prompts
+from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.windows import EPSILON_S, grid_index, window_frame_indices
+
+MAX_ANSWER_TOKENS = 60
+TASKS = ("content", "emotion")
+
+
+@dataclass(frozen=True)
+class AskResult:
+    """An answer, and the reading of the window that it is about.
+
+    ``probabilities``: by option, with sum 1; empty for free text.
+    """
+
+    question: str
+    answer: str
+    probabilities: dict[str, float]
+    reading: Reading
+
+
+def ask(
+    bundle: Path,
+    source: Path,
+    question: str,
+    options: str | None,
+    at_s: float | None,
+    path: str | None,
+    task: str | None,
+    as_json: bool,
+) -> None:
+    """Answer a question about the window of ``source`` that ends at ``at_s``, and print the answer.
+
+    ``options``: answers to choose from, separated by commas; None: free text. ``at_s``: None: the end of the
+    file. ``path``: one of ``PATHS``; None: all that the file has. ``task``: one of ``TASKS``; None: as the
+    standard question of that text, else "content". Raises UsageError for wrong arguments, MediaError for an
+    unusable file, UserError where the file has nothing at ``at_s``.
+    """
+    if not question.strip():
+        raise UsageError("the question is empty; ask for example 'What is this?'")
+    if path not in (None, *PATHS):
+        raise UsageError(f"--path takes {', '.join(PATHS)}, got {path!r}")
+    if task not in (None, *TASKS):
+        raise UsageError(f"--task takes {', '.join(TASKS)}, got {task!r}")
+    choices = [option.strip() for option in (options or "").split(",") if option.strip()]
+    if options is not None and len(set(choices)) < 2:
+        raise UsageError(
+            f"--options takes at least two different answers, separated by commas, got {options!r}"
+        )
+    file = FileSource(source)
+    if path in ("visual", "audio-visual") and not file.has_frames:
+        raise UsageError(f"--path {path} needs video frames, and {source} has none; choose another --path")
+    if path in ("audio", "audio-visual") and not file.has_sound:
+        raise UsageError(f"--path {path} needs sound, and {source} has none; choose another --path")
+    with open_predictor(bundle) as predictor:
+        evidence = evidence_at(predictor, file, at_s, path)
+        result = answer(predictor, evidence, question, choices, task)
+    _print(result, as_json)
+
+
+def evidence_at(
+    predictor: DevicePredictor, file: FileSource, at_s: float | None, path: str | None
+) -> Evidence:
+    """Return the evidence of the window that ends at ``at_s`` (None: the end of the file).
+
+    Each of its frames and its sound is encoded once. Raises UserError where the window is empty.
+    """
+    windows, perception = predictor.constants.front_end.windows, Perception(predictor)
+    frames: dict[int, Frame] = {}  # grid point → the newest frame at it, for the frames of one window
+    index, newest, never = 0, None, threading.Event()
+    end_s = 0.0
+    with contextlib.closing(FileFeed(file, ManualClock())) as feed:
+        while at_s is None or index * windows.frame_hop_s <= at_s + EPSILON_S:
+            arrived = feed.until(index * windows.frame_hop_s, never)
+            newest = arrived.frame or newest
+            if path != "visual" and (sound := arrived.joined_sound()) is not None:
+                perception.push_sound(sound)
+            shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
+            if newest is not None and shown and path != "audio":
+                frames[index] = newest
+                frames.pop(index - windows.frames * windows.hops_per_spacing, None)
+            end_s = arrived.now_s(index * windows.frame_hop_s)
+            if arrived.over:
+                break
+            index += 1
+    if frames:
+        last = max(frames)
+        for i in window_frame_indices(min(last, grid_index(end_s, windows.frame_hop_s)), windows):
+            if i in frames:
+                perception.encode_frame(frames[i].picture(), i)
+    if file.has_sound and path != "visual":
+        perception.encode_sound()
+    evidence = perception.read(end_s)
+    if evidence is None:
+        where = "" if at_s is None else f" at {at_s} s"
+        raise UserError(f"no video frame or audio{where} in {file.path}; choose another --at or --path")
+    return evidence
+
+
+def answer(
+    predictor: DevicePredictor, evidence: Evidence, question: str, choices: Sequence[str], task: str | None
+) -> AskResult:
+    """Return the answer to ``question``: one of ``choices``, or free text where there are none.
+
+    Emotion questions use the emotion-enhanced tokens, all others the plain ones. ``task`` None: that of the
+    standard question with this text, else "content".
+    """
+    standard = {text: q.task for q in prompts.STANDARD_QUESTIONS for text in (q.text, *q.paraphrases)}
+    enhanced = (task or standard.get(question, "content")) == "emotion"
+    prompt = predictor.prompt(evidence.enhanced if enhanced else evidence.plain, question)
+    if choices:
+        scores = predictor.language_model.score(prompt, [predictor.option_ids(choice) for choice in choices])
+        shares = np.exp(scores - scores.max())
+        probabilities = dict(zip(choices, (float(p) for p in shares / shares.sum()), strict=True))
+        return AskResult(question, choices[int(scores.argmax())], probabilities, evidence.reading)
+    text, _ = generate_text(predictor, prompt, MAX_ANSWER_TOKENS)
+    return AskResult(question, text, {}, evidence.reading)
+
+
+def _print(result: AskResult, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(result), ensure_ascii=False))
+        return
+    console, reading = Console(highlight=False, markup=False), result.reading
+    console.print(result.answer, style="bold")
+    for option, probability in sorted(result.probabilities.items(), key=lambda item: -item[1]):
+        console.print(f"  {probability:6.1%}  {option}")
+    console.print(
+        f"at {reading.time_s:.1f} s, {reading.path}: "
+        f"valence {reading.valence:+.2f} ± {reading.valence_sd:.2f}, "
+        f"arousal {reading.arousal:+.2f} ± {reading.arousal_sd:.2f}",
+        style="dim",
+    )

@@ -1,0 +1,1 @@
+"""`vaemotion bench`: the cost of each file of a bundle on this machine."""

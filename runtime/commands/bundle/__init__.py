@@ -1,0 +1,1 @@
+"""`vaemotion bundle`: inspect a bundle, compare two."""

@@ -1,0 +1,77 @@
+"""``vaemotion bundle inspect``: print the contents and the origin of a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from vaemotion.contract.bundle import MANIFEST_FILE, Manifest, read_manifest, verify_files
+from vaemotion.contract.confidence import confidence_of
+
+
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Print a bundle's components, constants, lineage and calibration of confidence.
+
+    ``as_json``: print its manifest instead. Raises BundleError where the bundle or one of its files is
+    damaged.
+    """
+    manifest = read_manifest(bundle)
+    verify_files(bundle, manifest)
+    if as_json:
+        print((bundle / MANIFEST_FILE).read_text())
+        return
+    console = Console(highlight=False)
+    console.print(component_table(manifest))
+    for line in [*_tensor_lines(manifest), *_origin_lines(manifest), *_confidence_lines(manifest)]:
+        console.print(line, markup=False)
+    console.print("front end", json.dumps(manifest.front_end.to_dict(), indent=1), markup=False)
+
+
+def component_table(manifest: Manifest) -> Table:
+    """Return the bundle's components as a table, one row per file."""
+    table = Table(title=f"{manifest.name}, schema {manifest.schema_version}", box=SIMPLE_HEAD)
+    for column in ("role", "precision", "MB", "license", "sha256"):
+        table.add_column(column, justify="right" if column == "MB" else "left", no_wrap=True)
+    for component in manifest.components:
+        size_mb = f"{component.bytes / 1e6:.2f}"
+        table.add_row(component.role, component.precision, size_mb, component.licence, component.sha256[:12])
+    return table
+
+
+def _tensor_lines(manifest: Manifest) -> list[str]:
+    """Return the inputs and outputs of each component with their shapes."""
+    lines: list[str] = []
+    for component in manifest.components:
+        for direction, specs in (("in", component.inputs), ("out", component.outputs)):
+            if specs:
+                tensors = ", ".join(f"{spec.name} ({', '.join(map(str, spec.shape))})" for spec in specs)
+                lines.append(f"{component.label} {direction}: {tensors}")
+    return lines
+
+
+def _origin_lines(manifest: Manifest) -> list[str]:
+    """Return the tools that made the bundle, and its checkpoint."""
+    tools = [f"{name} {version}" for name, version in manifest.lineage.get("tools", {}).items()]
+    config_sha256 = manifest.lineage.get("checkpoint_config_sha256", "unknown")
+    return [
+        f"made with: {', '.join(tools) or 'unknown tools'}",
+        f"made from: a checkpoint with config sha256 {config_sha256[:12]}",
+    ]
+
+
+def _confidence_lines(manifest: Manifest) -> list[str]:
+    """Return each path's expected calibration error (ECE) and coverage of its 90 % intervals."""
+    confidence = confidence_of(manifest)
+    lines: list[str] = []
+    for path, found in confidence.paths.items() if confidence is not None else ():
+        before, after = found.before, found.after
+        lines.append(
+            f"confidence, {path} (before → after calibration): ECE {before.ece:.3f} → {after.ece:.3f}; "
+            f"90 % intervals cover valence {before.valence_coverage:.2f} → {after.valence_coverage:.2f}, "
+            f"arousal {before.arousal_coverage:.2f} → {after.arousal_coverage:.2f}"
+        )
+    return lines

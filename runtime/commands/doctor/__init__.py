@@ -1,0 +1,1 @@
+"""`vaemotion doctor`: check this machine and say how to fix it."""

@@ -1,0 +1,149 @@
+"""Estimates from a bundle's manifest: memory to run it; memory, disk and time to build its engines.
+
+In: a manifest and a ``Machine``. Out: checks with the figures. Every figure is an estimate and is called one;
+the measurement behind each constant stands beside it. Nothing of the bundle is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.commands.doctor.checks import Check
+from runtime.machine.facts import has_nvidia_gpu, read_memory
+
+if TYPE_CHECKING:
+    from vaemotion.contract.bundle import Component, Manifest
+
+MIB = 2**20
+PROGRAM_BYTES = 150 * MIB  # Python, its libraries and a video decoder; measured: 120 MiB without the decoder
+# ONNX Runtime's peak memory over the file's size; measured: 1.4 on 100 MiB, 1.6 on 400 MiB of MatMuls
+ONNX_COPIES = 1.6
+GGUF_COPIES = 1.15  # the file is mapped; KV cache and work space are added
+TIMING_CACHE_BYTES = 16 * MIB  # beside each TensorRT engine
+# Seconds to build a small TensorRT engine, on a fast and on a slow device; not measured on a Jetson
+BUILD_S = (20.0, 120.0)
+BUILD_S_PER_MIB = (0.1, 1.0)  # added by its size
+CLOSE_PROGRAMS = "close other programs, or use a smaller bundle"
+SMALLER_BUNDLE = "use a machine with more memory, or export with a smaller precision"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts of a machine that a forecast needs."""
+
+    available_bytes: int  # memory
+    total_bytes: int
+    tensorrt: bool  # installed, and the machine has an NVIDIA GPU
+    cache_folder: str  # of built TensorRT engines
+    cache_free_bytes: int  # on its disk
+    cached_bytes: int  # engines in the cache already
+
+
+def this_machine() -> Machine:
+    """Return the facts of the machine that this runs on. Creates nothing."""
+    from runtime.engines.cache import cache_folder
+    from runtime.engines.gpu import tensorrt_is_installed
+
+    memory, folder = read_memory(), cache_folder()
+    cached = [file.stat().st_size for file in folder.glob("*")] if folder.is_dir() else []
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    return Machine(
+        memory.available_bytes,
+        memory.total_bytes,
+        tensorrt=tensorrt_is_installed() and has_nvidia_gpu(),
+        cache_folder=str(folder),
+        cache_free_bytes=shutil.disk_usage(there).free,
+        cached_bytes=sum(cached),
+    )
+
+
+def forecast(manifest: Manifest, machine: Machine) -> list[Check]:
+    """Return the estimates for a bundle on a machine, and the memory that exporting it took.
+
+    Memory to run it; where TensorRT is used, also memory, disk and time to build its engines.
+    """
+    checks = [_room_to_run(manifest, machine)]
+    if machine.tensorrt:
+        engines = _engines(manifest, "tensorrt")
+        checks += [_room_to_build(engines, machine), _room_on_disk(engines, machine), _time_to_build(engines)]
+    exported = manifest.lineage.get("export_peak_memory_mb")
+    if isinstance(exported, int | float):
+        here = f"{machine.total_bytes / 1e9:.1f} GB in this machine"
+        checks.append(Check("memory to export", None, f"{exported / 1000:.1f} GB for this bundle; {here}"))
+    return checks
+
+
+def _engines(manifest: Manifest, engine: str) -> list[Component]:
+    """Return the components that a run opens: of each role the first precision that ``engine`` runs."""
+    from runtime.engines.open import candidates
+    from vaemotion.contract.bundle import ENGINE_ROLES
+
+    found = [candidates(manifest, role, engine, None) for role in ENGINE_ROLES]
+    return [components[0] for components in found if components]
+
+
+def _room_to_run(manifest: Manifest, machine: Machine) -> Check:
+    engines = _engines(manifest, "tensorrt" if machine.tensorrt else "cpu")
+    onnx_bytes = sum(component.bytes for component in engines)
+    gguf_bytes = manifest.component("language_model").bytes
+    table_bytes = sum(manifest.component(role).bytes for role in ("token_embeddings", "tokenizer"))
+    needed = PROGRAM_BYTES + ONNX_COPIES * onnx_bytes + GGUF_COPIES * gguf_bytes + table_bytes
+    value = (
+        f"about {needed / MIB:.0f} MiB to run (files: engines {onnx_bytes / MIB:.0f} MiB, language model "
+        f"{gguf_bytes / MIB:.0f} MiB), {_memory(machine)}"
+    )
+    return Check("room in memory", needed < machine.available_bytes, value, _advice(needed, machine))
+
+
+def _room_to_build(engines: list[Component], machine: Machine) -> Check:
+    from runtime.engines.tensorrt.build import WEIGHT_COPIES, WORKSPACE_FLOOR_BYTES
+
+    largest = max((component.bytes for component in engines), default=0)
+    needed = PROGRAM_BYTES + WORKSPACE_FLOOR_BYTES + WEIGHT_COPIES * largest
+    value = f"about {needed / MIB:.0f} MiB for the largest engine, {_memory(machine)}"
+    fits = needed < machine.available_bytes
+    return Check("memory to build", fits, value, _advice(needed, machine))
+
+
+def _room_on_disk(engines: list[Component], machine: Machine) -> Check:
+    """Estimate the disk for built engines: each is about as large as its ONNX file."""
+    total = sum(component.bytes + TIMING_CACHE_BYTES for component in engines)
+    needed = max(0, total - machine.cached_bytes)
+    value = (
+        f"about {needed / MIB:.0f} MiB for TensorRT engines, {machine.cache_free_bytes / MIB:.0f} MiB free "
+        f"at {machine.cache_folder}"
+    )
+    fits = needed <= machine.cache_free_bytes
+    advice = "free space there, or set VAEMOTION_CACHE to a folder on a larger disk"
+    return Check("disk to build", fits, value, "" if fits else advice)
+
+
+def _time_to_build(engines: list[Component]) -> Check:
+    size_mib = sum(component.bytes for component in engines) / MIB
+    low_s, high_s = (
+        len(engines) * start_s + size_mib * each_s
+        for start_s, each_s in zip(BUILD_S, BUILD_S_PER_MIB, strict=True)
+    )
+    value = f"{low_s / 60:.0f} to {high_s / 60:.0f} minutes, once, for {len(engines)} TensorRT engines"
+    return Check("time to build", None, f"{value} (estimated from their size, not measured)")
+
+
+def _memory(machine: Machine) -> str:
+    return f"{machine.available_bytes / MIB:.0f} of {machine.total_bytes / MIB:.0f} MiB available"
+
+
+def _advice(needed_bytes: float, machine: Machine) -> str:
+    if needed_bytes < machine.available_bytes:
+        return ""
+    return CLOSE_PROGRAMS if needed_bytes < machine.total_bytes else SMALLER_BUNDLE
+
+
+def probe_forecast(folder: str) -> str:
+    """Return a bundle's forecast for this machine as JSON, for a child process: it needs packages."""
+    from vaemotion.contract.bundle import read_manifest
+
+    return json.dumps([asdict(check) for check in forecast(read_manifest(Path(folder)), this_machine())])

@@ -1,0 +1,1 @@
+"""`vaemotion soak`: simulated days of a live run, with faults."""

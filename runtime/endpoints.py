@@ -1,0 +1,49 @@
+"""Host and port of a network peer: parsed from text and resolved to an address."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+
+from vaemotion.contract.errors import UsageError, UserError
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_endpoint(text: str, default_host: str) -> bool:
+    """Return True when ``text`` names a host and a port; see ``parse_endpoint``."""
+    try:
+        parse_endpoint(text, "", default_host)
+    except UsageError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return True when only this machine can reach ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str, int]:
+    """Return host and port of HOST:PORT, or of PORT where there is a default host.
+
+    ``option`` names the text in errors. Raises UsageError.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or default_host
+    if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65_535):
+        form = "PORT or HOST:PORT" if default_host else "HOST:PORT"
+        raise UsageError(f"{option} takes {form} with a port from 1 to 65535, got {text!r}")
+    return host, int(port)
+
+
+def resolve(host: str, port: int, option: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Return a UDP endpoint's family and address. Raises UserError when the host cannot be found."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{option}: the host {host!r} cannot be found; give its IP address") from error
+    return family, (str(address[0]), port)

@@ -1,0 +1,1 @@
+"""Inference engines: ONNX Runtime, TensorRT, llama.cpp."""

@@ -1,0 +1,1 @@
+"""TensorRT engines: built on the device, cached, run as CUDA graphs."""

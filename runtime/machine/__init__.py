@@ -1,0 +1,1 @@
+"""The machine: facts, temperature, threads, signals, watchdog, child processes."""

@@ -1,0 +1,1 @@
+"""The narrator and the governor that slows it down first."""

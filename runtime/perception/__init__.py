@@ -1,0 +1,1 @@
+"""Frames and sound become tokens once; tokens become readings."""

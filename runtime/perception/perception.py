@@ -1,0 +1,264 @@
+"""Perception: new frames and sound are encoded once, and the cached tokens give a reading.
+
+A pure step, without threads and without a clock: inputs are stamped, and the output depends on nothing
+else. Frames lie on the grid of ``frame_hop_s`` and are encoded when they enter it. Log-mel is computed
+incrementally, and the audio encoder runs once per ``audio_stride_s`` on the newest window. Over a whole
+clip this gives what ``Predictor.encode(window_at(...))`` gives.
+
+``encode_frame``, ``encode_sound`` and ``read`` compute at once. A caller that can wait prepares several
+ticks, encodes them in one batch with ``encode``, adds the tokens with ``add_frame_tokens`` and
+``add_audio_tokens``, and reads the windows in one batch with ``read_all``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.messages import Picture, Reading, Sound
+from runtime.perception.predictor import DevicePredictor, Tokens
+from runtime.perception.recorder import FeatureRecorder
+from runtime.stage_times import StageTimes
+from vaemotion.contract.audio import StreamingWindow
+from vaemotion.contract.confidence import Confidence, apply
+from vaemotion.contract.emotions import EMOTIONS
+from vaemotion.contract.image import prepare_frame
+from vaemotion.contract.prediction import Affect
+from vaemotion.contract.windows import window_frame_indices
+
+Float32 = npt.NDArray[np.float32]
+
+_INPUTS = {"vision_encoder": "pixels", "audio_encoder": "log_mel"}
+STALE_S = 1.0  # evidence that is older is left out of a reading
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A reading with the tokens behind it.
+
+    ``plain`` answers questions about content; ``enhanced`` gives narrations and answers about emotion.
+    """
+
+    reading: Reading
+    plain: Tokens
+    enhanced: Tokens
+
+
+@dataclass(frozen=True)
+class Window:
+    """The tokens in the window that ends at ``now_s``.
+
+    ``path``: "audio", "visual" or "audio-visual". ``visual_age_s``, ``audio_age_s``: age of the newest
+    evidence, None where the path lacks that modality.
+    """
+
+    now_s: float
+    path: str
+    tokens: Tokens
+    visual_age_s: float | None
+    audio_age_s: float | None
+
+    def reading(self, affect: Affect) -> Reading:
+        """Return the reading of this window with ``affect``, rounded as timelines hold it."""
+        return Reading(
+            time_s=round(self.now_s, 6),
+            valence=round(affect.valence, 6),
+            arousal=round(affect.arousal, 6),
+            valence_sd=round(affect.valence_sd, 6),
+            arousal_sd=round(affect.arousal_sd, 6),
+            emotions=_by_name(affect.emotions),
+            path=self.path,
+            visual_age_s=None if self.visual_age_s is None else round(self.visual_age_s, 3),
+            audio_age_s=None if self.audio_age_s is None else round(self.audio_age_s, 3),
+        )
+
+
+class Perception:
+    """State of the encoders and the EmoAdapter over one stream.
+
+    Times are seconds since the stream's start and must ascend.
+    """
+
+    def __init__(self, predictor: DevicePredictor, recorder: FeatureRecorder | None = None) -> None:
+        """Start with nothing encoded. ``recorder`` receives everything that a reading depends on."""
+        self.predictor = predictor
+        self._recorder = recorder
+        self.times = StageTimes()
+        self.encodes = {"vision_encoder": 0, "audio_encoder": 0}
+        self._front_end = predictor.constants.front_end
+        self._log_mel = self._empty_log_mel()
+        self._log_mel_end_s = 0.0  # end of the sound that was pushed
+        self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
+        self._audio_end_s = 0.0  # end of the sound in the audio tokens
+        self._frames: dict[int, Float32] = {}  # grid point → tokens (T, D)
+        self._taken_s: float | None = None  # time at which a camera took the newest frame, if one did
+
+    def push_sound(self, sound: Sound) -> None:
+        """Add a block of sound to the log-mel window, without encoding it.
+
+        A gap before the block is not filled: call ``forget_sound`` first.
+        """
+        self._log_mel_end_s = sound.time_s
+        with self.times.measure("log-mel"):
+            self._log_mel.push(sound.samples)
+
+    def encode_sound(self) -> None:
+        """Encode the newest window of sound."""
+        end_s, log_mel = self.newest_sound_window()
+        self.add_audio_tokens(end_s, self.encode("audio_encoder", [log_mel])[0])
+
+    def newest_sound_window(self) -> tuple[float, Float32]:
+        """Return the end of the newest window of sound and its log-mel (frames, mels).
+
+        The log-mel is normalized for the audio encoder. It is a view that the next ``push_sound`` changes.
+        """
+        return self._log_mel_end_s, self._log_mel.newest
+
+    def add_audio_tokens(self, end_s: float, tokens: Float32) -> None:
+        """Replace the audio tokens by those (N, D) of a window of sound that ended at ``end_s``."""
+        self._audio, self._audio_end_s = tokens, end_s
+        if self._recorder is not None:
+            self._recorder.add_audio_tokens(end_s, tokens)
+
+    def forget_sound(self) -> None:
+        """Drop all sound and its tokens, after the microphone was lost or reopened."""
+        if self._recorder is not None and len(self._audio):
+            self._recorder.forget("sound")
+        self._log_mel, self._audio = self._empty_log_mel(), self._audio[:0]
+
+    def _empty_log_mel(self) -> StreamingWindow:
+        return StreamingWindow(self._front_end.audio_window_frames, self._front_end.log_mel)
+
+    @property
+    def newest_s(self) -> float:
+        """Time of the newest evidence that a live device gave."""
+        return max(self._taken_s or 0.0, self._audio_end_s)
+
+    def encode_frame(self, rgb: Picture, index: int, taken_s: float | None = None) -> None:
+        """Encode the frame of grid point ``index``, (H, W, 3) uint8 RGB.
+
+        ``taken_s``: time at which a camera took it, None for a file.
+        """
+        self.add_frame_tokens(index, self.encode("vision_encoder", [self.prepare(rgb)])[0], taken_s)
+
+    def prepare(self, rgb: Picture) -> Float32:
+        """Convert a frame (H, W, 3) uint8 RGB to the vision encoder's input (3, S, S)."""
+        with self.times.measure("prepare picture"):
+            return prepare_frame(rgb, self._front_end.image)
+
+    def encode(self, role: str, inputs: Sequence[Float32]) -> list[Float32]:
+        """Encode frames (3, S, S) or windows of log-mel (frames, mels) in one batch.
+
+        ``role``: "vision_encoder" or "audio_encoder". Returns the tokens of each input, (T, D) or (N, D).
+        """
+        if not inputs:
+            return []
+        with self.times.measure(role, len(inputs)):
+            batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+            tokens = self.predictor.engines[role].run({_INPUTS[role]: batch})["tokens"]
+        self.encodes[role] += len(inputs)
+        return list(tokens)
+
+    def add_frame_tokens(self, index: int, tokens: Float32, taken_s: float | None = None) -> None:
+        """Add the tokens (T, D) of the frame of grid point ``index``. ``taken_s``: see ``encode_frame``."""
+        self._frames[index] = tokens
+        self._taken_s = taken_s
+        self._trim_frames(index)
+        if self._recorder is not None:
+            self._recorder.add_frame_tokens(index, tokens, taken_s)
+
+    def repeat_frame(self, index: int) -> None:
+        """Use the newest frame's tokens at grid point ``index``, because no newer frame came."""
+        if self._frames:
+            self._frames[index] = self._frames[max(self._frames)]
+            self._trim_frames(index)
+            if self._recorder is not None:
+                self._recorder.repeat_frame(index)
+
+    def forget_frames(self) -> None:
+        """Drop all frames' tokens, after the camera was lost or froze."""
+        if self._recorder is not None and self._frames:
+            self._recorder.forget("pictures")
+        self._frames.clear()
+
+    def _trim_frames(self, index: int) -> None:
+        """Drop frames that no window from grid point ``index`` on contains."""
+        windows = self._front_end.windows
+        oldest = index - (windows.frames - 1) * windows.hops_per_spacing
+        self._frames = {i: tokens for i, tokens in self._frames.items() if i >= oldest}
+
+    def read(self, now_s: float) -> Evidence | None:
+        """Read the newest tokens at ``now_s``; None without evidence of the last ``STALE_S`` seconds."""
+        window = self.window(now_s)
+        return None if window is None else self.read_all([window])[0]
+
+    def window(self, now_s: float) -> Window | None:
+        """Return the window that ``read`` reads at ``now_s``, or None without recent evidence."""
+        if self._recorder is not None:
+            self._recorder.read(now_s)
+        tokens, path = self._tokens(now_s)
+        if path is None:
+            return None
+        visual_age_s = None
+        if len(tokens.visual):
+            visual_age_s = (
+                float(tokens.frame_ages_s[-1]) if self._taken_s is None else max(0.0, now_s - self._taken_s)
+            )
+        return Window(now_s, path, tokens, visual_age_s, tokens.audio_age_s if len(tokens.audio) else None)
+
+    def read_all(self, windows: Sequence[Window]) -> list[Evidence]:
+        """Run the EmoAdapter on all windows in one batch; return the evidence of each."""
+        if not windows:
+            return []
+        with self.times.measure("emo_adapter", len(windows)):
+            adapted = self.predictor.adapt_all([window.tokens for window in windows])
+        return [
+            Evidence(
+                with_confidence(window.reading(affect), affect, self.predictor.confidence),
+                window.tokens,
+                enhanced,
+            )
+            for window, (affect, enhanced) in zip(windows, adapted, strict=True)
+        ]
+
+    def _tokens(self, now_s: float) -> tuple[Tokens, str | None]:
+        """Return the window's tokens and its path, None where nothing recent is there."""
+        constants, windows = self.predictor.constants, self._front_end.windows
+        visual = np.zeros((0, constants.tokens_per_frame, constants.token_width), np.float32)
+        ages_s, audio, audio_age_s = np.zeros(0, np.float32), self._audio[:0], 0.0
+        newest = max(self._frames, default=None)
+        if newest is not None and now_s - newest * windows.frame_hop_s <= STALE_S:
+            # a grid point that was missed is left out, as those before the stream's start are
+            shown = [i for i in window_frame_indices(newest, windows) if i in self._frames]
+            visual = np.stack([self._frames[i] for i in shown])  # (n, T, D)
+            ages_s = np.array([max(0.0, now_s - i * windows.frame_hop_s) for i in shown], np.float32)
+        if len(self._audio) and now_s - self._audio_end_s <= STALE_S:
+            audio, audio_age_s = self._audio, max(0.0, now_s - self._audio_end_s)
+        path = {(True, True): "audio-visual", (True, False): "visual", (False, True): "audio"}.get(
+            (len(visual) > 0, len(audio) > 0)
+        )
+        return Tokens(visual, ages_s, audio, audio_age_s), path
+
+
+def with_confidence(reading: Reading, affect: Affect, confidence: Confidence | None) -> Reading:
+    """Add calibrated emotions, confidence and intervals to the reading of ``affect``.
+
+    Returns the reading unchanged where the bundle has no calibration for its path.
+    """
+    calibrated = None if confidence is None else apply(confidence, reading.path, affect)
+    if calibrated is None:
+        return reading
+    return replace(
+        reading,
+        emotions=_by_name(calibrated.emotions),
+        confidence=round(calibrated.confidence, 4),
+        valence_interval=round(calibrated.valence_interval, 6),
+        arousal_interval=round(calibrated.arousal_interval, 6),
+    )
+
+
+def _by_name(emotions: Float32) -> dict[str, float]:
+    return {name: round(float(share), 4) for name, share in zip(EMOTIONS, emotions, strict=True)}

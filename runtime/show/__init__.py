@@ -1,0 +1,1 @@
+"""The show: smoothed readings, committed labels, states, opening hours, controls."""

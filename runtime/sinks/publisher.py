@@ -1,0 +1,62 @@
+"""Publish messages to the outboxes of all sinks, and count readings and narrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from runtime.messages import End, Message, Narration, Reading, Status
+from runtime.sinks.outbox import Outbox
+
+# Sinks that show a status also while a file runs: a show and a page watch for the heartbeat.
+_WATCHING = ("osc:", "web:")
+
+
+@dataclass
+class Publisher:
+    """The outboxes of a run. ``status_to_all``: every sink gets each status, as in a live run."""
+
+    boxes: Sequence[Outbox]
+    status_to_all: bool = False
+    readings: int = 0
+    narrations: int = 0
+
+    def publish(self, message: Message) -> None:
+        """Queue a message for every sink. Raises the error that made a sink fail."""
+        self.readings += isinstance(message, Reading)
+        self.narrations += isinstance(message, Narration)
+        for box in self.boxes:
+            if not isinstance(message, Status):
+                box.put(message)
+            elif self.status_to_all or box.name.startswith(_WATCHING):
+                box.put(replace(message, dropped_messages=box.dropped))
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Messages dropped, by sink."""
+        return {f"messages to {box.name}": box.dropped for box in self.boxes}
+
+    @property
+    def deepest(self) -> dict[str, int]:
+        """The most messages that ever waited, by sink."""
+        return {f"messages to {box.name}": box.deepest for box in self.boxes}
+
+    @property
+    def stages_ms(self) -> dict[str, dict[str, float]]:
+        """Times of each sink, as in ``End.stages_ms``."""
+        return {stage: times for box in self.boxes for stage, times in box.times.summary().items()}
+
+    def close(self, end: End, failure: BaseException | None) -> None:
+        """Publish the end and close every sink. Then raise the first failure: ``failure`` or a sink's."""
+        for box in self.boxes:
+            try:
+                box.put(end)
+            except BaseException as error:
+                failure = failure or error
+        for box in self.boxes:
+            try:
+                box.close()
+            except BaseException as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure

@@ -1,0 +1,1 @@
+"""Files, cameras and microphones as streams on one clock."""

@@ -1,0 +1,208 @@
+"""The live configuration: all mistakes at once, each by its key, and no crash whatever the file holds."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime.config import LiveConfig, read_live_config
+from runtime.show.show import ShowConfig
+from tests.paths import ROOT
+from vaemotion.contract.errors import UsageError
+from vaemotion.contract.settings import SettingsError
+
+TOKEN = "0123456789abcdef"
+EXAMPLE = ROOT / "configs" / "live.toml"
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    (tmp_path / "live.toml").write_text("")
+    return tmp_path / "live.toml"
+
+
+def problems(file: Path, text: str, *overrides: str) -> tuple[str, ...]:
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        read_live_config(file, overrides)
+    return caught.value.problems
+
+
+def test_the_example_shows_every_key_with_its_default() -> None:
+    assert read_live_config(EXAMPLE) == LiveConfig()
+    text = EXAMPLE.read_text()
+    for section in fields(LiveConfig):
+        part = text.split(f"\n[{section.name}]")[1].split("\n[")[0]
+        for key in fields(getattr(LiveConfig(), section.name)):
+            assert f"\n{key.name} = " in part, f"{section.name}.{key.name}"
+
+
+def test_what_the_example_shows_behind_a_sign_is_possible_too(live: Path) -> None:
+    lines = [line.partition("# ")[2] for line in EXAMPLE.read_text().splitlines()]
+    examples = [line for line in lines if line.startswith(("device = ", "sinks = ", "opening_hours = "))]
+    assert len(examples) == 7
+    sections = {"device": "camera", "sinks": "out", "opening_hours": "show"}
+    for example in examples:
+        live.write_text(f"[{sections[example.split(' ')[0]]}]\n{example}")
+        assert read_live_config(live) != LiveConfig()
+
+
+def test_a_file_changes_what_it_names_and_an_override_beats_it(live: Path) -> None:
+    live.write_text(
+        '[camera]\ndevice = "/dev/v4l/by-id/usb-Cam"\nrotate_degrees = 90\n[show]\nsmoothing_s = 2\n'
+        '[out]\nsinks = ["osc:10.0.0.2:9000", "web:8080"]\n'
+    )
+    config = read_live_config(live, ["camera.rotate_degrees=270", "microphone.device=USB Mic"])
+    assert (config.camera.device, config.camera.rotate_degrees) == ("/dev/v4l/by-id/usb-Cam", 270)
+    assert (config.microphone.device, config.show.smoothing_s) == ("USB Mic", 2.0)
+    assert config.out.sinks == ("osc:10.0.0.2:9000", "web:8080")
+    assert config.show == ShowConfig(smoothing_s=2.0)
+    assert config.camera.width_px == LiveConfig().camera.width_px
+
+
+def test_an_index_and_a_port_may_be_numbers(live: Path) -> None:
+    live.write_text("[camera]\ndevice = 2\n[controls]\nosc_in = 9001\n")
+    config = read_live_config(live, ["microphone.device=5"])
+    assert (config.camera.device, config.microphone.device, config.controls.osc_in) == ("2", "5", "9001")
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "none", "0", "12", "/dev/video0", "/dev/v4l/by-id/usb-1", "rtsp://10.0.0.9:554/live", "http://cam/video",
+        "https://cam/video", "csi:1", "gst:videotestsrc ! videoconvert",
+    ],
+)  # fmt: skip
+def test_every_kind_of_camera_can_be_named(device: str, live: Path) -> None:
+    assert read_live_config(live, [f"camera.device='{device}'"]).camera.device == device
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ('[camera]\ndevise = "0"', ["there is no key camera.devise; did you mean camera.device?"]),
+        ("[camera]\noffset_s = 0.1", ["there is no key camera.offset_s; did you mean camera.offset_ms?"]),
+        ("[micro]\n", ["there is no key micro; did you mean microphone?"]),
+        ("[show]\nsmoothing = 1", ["there is no key show.smoothing; did you mean show.smoothing_s?"]),
+        ('[camera]\ndevice = "webcam"', ["camera.device must be a path such as"]),
+        ('[camera]\ndevice = ""', ["camera.device must be a path such as"]),
+        ("[camera]\nwidth_px = 1280.0", ["camera.width_px must be a whole number, got 1280.0"]),
+        ("[camera]\nwidth_px = true", ["camera.width_px must be a whole number, got true"]),
+        ("[camera]\nrotate_degrees = 45", ["camera.rotate_degrees must be 0, 90, 180 or 270, got 45"]),
+        (
+            "[camera]\nfreeze_s = 800",
+            ["camera.freeze_s must be from 0.2 to 30 seconds, got 800"],
+        ),
+        ("[camera]\nfreeze_s = 0.1", ["camera.freeze_s must be from 0.2 to 30 seconds, got 0.1"]),
+        ("[camera]\nfreeze_s = nan", ["camera.freeze_s must be from 0.2 to 30 seconds, got nan"]),
+        ("[camera]\nfreeze_s = inf", ["camera.freeze_s"]),
+        ('[microphone]\ndevice = " "', ["microphone.device must be a name"]),
+        ("[microphone]\nnoise_floor_dbfs = 3", ["from -120 to 0 dBFS, got 3"]),
+        ("[narrator]\nevery_s = -1", ["narrator.every_s must be from 0 to 3600 seconds"]),
+        ('[out]\nsinks = "console"', ["out.sinks must be a list in brackets, got 'console'"]),
+        ("[out]\nsinks = [1]", ["out.sinks must be a text in quotes, got 1"]),
+        ("[out]\nsinks = []", ["out.sinks must be a list of sinks, each named once"]),
+        ('[out]\nsinks = ["console", "console"]', ["each named once"]),
+        ('[out]\nsinks = ["osc:9000"]', ["out.sinks must be a list of"]),
+        ('[out]\nsinks = ["web:99999"]', ["out.sinks must be a list of"]),
+        ('[out]\nsinks = ["jsonl"]', ["out.sinks must be a list of"]),
+        ('[out]\nsinks = ["console:x"]', ["out.sinks must be a list of"]),
+        ('[out]\nsinks = ["midi:1"]', ["out.sinks must be a list of"]),
+        ("[controls]\nosc_in = 0", ["controls.osc_in must be PORT or HOST:PORT"]),
+        ('[web]\npreview = "yes"', ["web.preview must be true or false, got 'yes'"]),
+        ("[log]\nkeep = 0", ["log.keep must be from 1 to 1000, got 0"]),
+        ('[runtime]\nengine = "gpu"', ["runtime.engine must be tensorrt, cuda, cpu or empty"]),
+        ("[runtime]\nthreads = -1", ["runtime.threads must be from 0 to 256"]),
+        (f"[camera]\nwidth_px = 0x1{'0' * 5000}", ["camera.width_px", "a number of thousands of digits"]),
+        ('[camera]\ndevice = "none"\n[microphone]\ndevice = "none"', ["there is nothing to perceive"]),
+        ("camera = 3", ["camera is a section, got 3"]),
+        ("[[camera]]\n", ["camera is a section"]),
+        ('[show]\nopening_hours = ["noon"]', ["show.opening_hours", "invalid opening hours 'noon'"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_file_key_and_way_out(
+    text: str, sentences: list[str], live: Path
+) -> None:
+    [problem] = problems(live, text)
+    assert problem.startswith(f"{live}: ")
+    assert len(problem) < 400
+    for sentence in sentences:
+        assert sentence in problem
+
+
+def test_every_mistake_is_reported_at_once_and_nothing_applies(live: Path) -> None:
+    text = "[camera]\nwidht_px = 640\nrotate_degrees = 12\nfreeze_s = 'long'\n"
+    text += "[log]\nkeep = 0\nmax_mb = -1\n[sound]\n"
+    found = problems(live, text, "runtime.threads=999", "narrator", "web.preveiw=true")
+    keys = ["camera.width_px", "camera.rotate_degrees", "camera.freeze_s", "log.keep", "log.max_mb", "sound"]
+    assert len(found) == len(keys) + 3
+    for key in keys:
+        assert sum(key in problem and problem.startswith(str(live)) for problem in found) == 1, key
+    assert "--set: runtime.threads must be from 0 to 256, got 999" in found
+    assert "--set takes key=value, got 'narrator'" in found
+    assert "--set: there is no key web.preveiw; did you mean web.preview?" in found
+    with pytest.raises(UsageError, match=r"^9 problems:\n"):
+        read_live_config(live, ["runtime.threads=999", "narrator", "web.preveiw=true"])
+
+
+def test_a_token_must_be_there_and_be_nobody_elses(live: Path) -> None:
+    token = live.with_name("token")
+    text = '[web]\ntoken_file = "token"\n'
+    assert "must be a text file that this user can read" in problems(live, text)[0]
+    assert "must be a text file" in problems(live, f"[web]\ntoken_file = '{live.parent}'\n")[0]
+    token.touch(mode=0o600)
+    assert "cannot be used: a token is 16 to 256 of" in problems(live, text)[0]
+    token.write_text(f"{TOKEN}\n")
+    token.chmod(0o644)
+    assert f"can be read by everybody; run: chmod o-r {token}" in problems(live, text)[0]
+    token.chmod(0o640)
+    assert read_live_config(live).web.token_file == str(token)  # found from the file's folder
+
+
+REACHABLE = (("0.0.0.0:", True), ("10.0.0.4:", True), ("[::]:", True))
+LOCAL = (("", False), ("localhost:", False), ("[::1]:", False))
+
+
+@pytest.mark.parametrize(("host", "refused"), [*REACHABLE, *LOCAL])
+def test_a_page_that_others_can_reach_needs_a_token(host: str, refused: bool, live: Path) -> None:
+    live.write_text(f'[out]\nsinks = ["web:{host}8080"]\n')
+    expected: Any = pytest.raises(UsageError, match="token_file must be given") if refused else None
+    with expected or contextlib.nullcontext():
+        read_live_config(live)
+    token = live.with_name("token")
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    assert read_live_config(live, [f"web.token_file={token}"]).out.sinks == (f"web:{host}8080",)
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    for name, content in (("nowhere.toml", None), ("broken.toml", b"[camera\n"), ("latin.toml", b"# \xe9")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=f"cannot read the configuration .*{name}"):
+            read_live_config(tmp_path / name)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_in_the_file_it_is_read_or_refused(data: st.DataObject, live: Path) -> None:
+    text = EXAMPLE.read_text()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 20)))
+    noise = data.draw(
+        st.one_of(
+            st.binary(max_size=30),
+            st.text(max_size=30).map(lambda t: t.encode(errors="replace")),
+            st.sampled_from([b"[" * 3000, b"a." * 3000, b"9" * 5000, b"{a={" * 500, b"\0", b'"\\ud800"']),
+        )
+    )
+    live.write_bytes(text[:start].encode() + noise + text[end:].encode())
+    overrides = data.draw(st.lists(st.text(max_size=30), max_size=2))
+    with contextlib.suppress(UsageError):
+        assert isinstance(read_live_config(live, overrides), LiveConfig)

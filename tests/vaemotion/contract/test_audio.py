@@ -1,0 +1,193 @@
+"""The audio front end: log-mel against an independent oracle, a stream against the whole, resampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import ASTFeatureExtractor
+from transformers.utils import is_speech_available
+
+from vaemotion.contract.audio import (
+    AST_LOG_MEL,
+    SAMPLE_RATE_HZ,
+    LogMelConfig,
+    StreamingLogMel,
+    StreamingWindow,
+    downmix,
+    hertz_to_mel,
+    log_mel,
+    normalized_window,
+    resample,
+)
+
+TINY = LogMelConfig()
+
+
+def tone(
+    hertz: float, duration_s: float, rate_hz: int = SAMPLE_RATE_HZ, amplitude: float = 0.5
+) -> np.ndarray:
+    time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
+    return (amplitude * np.sin(2 * np.pi * hertz * time_s)).astype(np.float32)
+
+
+def music(duration_s: float, seed: int = 0) -> np.ndarray:
+    """Make tones, noise, silence and a constant offset: every branch of the log-mel."""
+    rng = np.random.default_rng(seed)
+    samples = tone(220, duration_s) + tone(3100, duration_s, amplitude=0.2)
+    samples += (0.05 * rng.standard_normal(samples.size) + 0.1).astype(np.float32)
+    samples[samples.size // 3 : samples.size // 2] = 0.0
+    return samples
+
+
+@given(cuts=st.lists(st.integers(0, 9000), max_size=12), config=st.sampled_from([TINY, AST_LOG_MEL]))
+@settings(max_examples=60, deadline=None)
+def test_incremental_equals_whole_however_the_samples_are_cut(cuts: list[int], config: LogMelConfig) -> None:
+    samples = music(9000 / SAMPLE_RATE_HZ)
+    stream = StreamingLogMel(config)
+    pieces = [stream.push(piece) for piece in np.split(samples, sorted(cuts))]
+    whole = log_mel(samples, config)
+    streamed = np.concatenate(pieces)
+    assert streamed.shape == whole.shape == (config.frames_in(9000), config.n_mels)
+    assert np.abs(streamed - whole).max() <= 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.lists(st.integers(0, 4000), max_size=40),
+    n_frames=st.integers(1, 30),
+)
+def test_a_streams_window_is_that_of_everything_so_far(blocks: list[int], n_frames: int) -> None:
+    stream, heard = StreamingWindow(n_frames, TINY), np.zeros(0, np.float32)
+    sound = music(10.0)
+    for block in blocks:
+        samples = sound[heard.size : heard.size + block]
+        stream.push(samples)
+        heard = np.concatenate([heard, samples])
+        whole = normalized_window(log_mel(heard, TINY), n_frames, TINY)
+        np.testing.assert_allclose(stream.newest, whole, atol=1e-5)
+        assert stream.newest.flags.c_contiguous
+
+
+def test_a_frame_comes_with_its_last_sample_and_not_before() -> None:
+    stream = StreamingLogMel(TINY)
+    samples = music(0.1)
+    assert len(stream.push(samples[:399])) == 0
+    assert len(stream.push(samples[399:400])) == 1
+    assert len(stream.push(samples[400:719])) == 0
+    assert len(stream.push(samples[719:720])) == 1
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")  # of AST's own 128 bins
+@pytest.mark.parametrize("n_samples", [16_000, 163_840, 170_000])
+def test_the_log_mel_is_asts(n_samples: int) -> None:
+    samples = music(n_samples / SAMPLE_RATE_HZ)[:n_samples]
+    extractor = ASTFeatureExtractor()
+    theirs = np.asarray(
+        extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np")["input_values"][0]
+    )
+    # The extractor keeps a longer clip's first frames, ours the newest: give ours the frames that it reads.
+    ours = normalized_window(
+        log_mel(samples, AST_LOG_MEL)[: extractor.max_length], extractor.max_length, AST_LOG_MEL
+    )
+    difference = np.abs(ours - theirs)
+    branch = "torchaudio" if is_speech_available() else "NumPy"
+    largest = f"max {difference.max():.2e}, mean {difference.mean():.2e}"
+    print(f"\nAST parity, {branch} branch, {n_samples} samples: {largest}")
+    assert ours.shape == theirs.shape == (1024, 128)
+    assert difference.max() <= 1e-5
+
+
+def test_padding_stands_on_the_right_and_is_0_before_normalization() -> None:
+    mel = log_mel(music(0.2), TINY)
+    window = normalized_window(mel, 150, TINY)
+    assert window.shape == (150, 64)
+    np.testing.assert_allclose(window[: len(mel)], (mel - TINY.mean) / (2 * TINY.std), atol=1e-6)
+    np.testing.assert_allclose(window[len(mel) :], -TINY.mean / (2 * TINY.std), atol=1e-6)
+
+
+def test_of_a_longer_clip_the_newest_frames_are_kept() -> None:
+    mel = log_mel(music(1.0), TINY)
+    np.testing.assert_allclose(
+        normalized_window(mel, 7, TINY), (mel[-7:] - TINY.mean) / (2 * TINY.std), atol=1e-6
+    )
+
+
+def test_silence_is_finite_and_lies_at_the_floor() -> None:
+    mel = log_mel(np.zeros(1000, np.float32), TINY)
+    np.testing.assert_allclose(mel, np.log(TINY.mel_floor), rtol=1e-6)
+
+
+def test_a_constant_offset_changes_nothing() -> None:
+    samples = tone(500, 0.2)
+    assert np.abs(log_mel(samples + np.float32(0.25), TINY) - log_mel(samples, TINY)).max() < 0.02
+
+
+@pytest.mark.parametrize("hertz", [300.0, 1000.0, 2500.0, 6000.0])
+def test_a_tone_lands_in_its_mel_bin(hertz: float) -> None:
+    loudest = int(log_mel(tone(hertz, 0.3), TINY).mean(0).argmax())
+    low, high = hertz_to_mel(TINY.low_hz), hertz_to_mel(TINY.high_hz)
+    expected = (hertz_to_mel(hertz) - low) / (high - low) * (TINY.n_mels + 1) - 1
+    assert abs(loudest - expected) <= 1
+
+
+@given(
+    n_frames=st.integers(0, 500), config=st.sampled_from([TINY, AST_LOG_MEL, LogMelConfig(hop_samples=400)])
+)
+@settings(max_examples=100, deadline=None)
+def test_samples_for_is_the_fewest_samples_that_hold_the_frames(n_frames: int, config: LogMelConfig) -> None:
+    n_samples = config.samples_for(n_frames)
+    assert config.frames_in(n_samples) == n_frames
+    if n_frames:
+        assert config.frames_in(n_samples - 1) == n_frames - 1
+
+
+@given(n_samples=st.integers(0, 3000))
+@settings(max_examples=40, deadline=None)
+def test_frames_in_counts_what_log_mel_returns(n_samples: int) -> None:
+    assert log_mel(np.zeros(n_samples, np.float32), TINY).shape == (TINY.frames_in(n_samples), TINY.n_mels)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 22_050, 44_100, 48_000])
+def test_resampling_keeps_length_pitch_and_energy(rate_hz: int) -> None:
+    resampled = resample(tone(1000, 1.0, rate_hz), rate_hz)
+    assert resampled.dtype == np.float32
+    assert abs(resampled.size - SAMPLE_RATE_HZ) <= 1
+    inside = slice(800, 15_200)  # the filter rings at the ends
+    assert np.abs(resampled[inside] - tone(1000, 1.0)[inside]).max() < 1e-3
+
+
+def test_what_16_khz_cannot_carry_is_rejected_and_not_folded_down() -> None:
+    aliased = resample(tone(11_000, 1.0, 48_000), 48_000)  # would fold to 5 kHz
+    assert np.sqrt((aliased[800:-800] ** 2).mean()) < 1e-4
+
+
+def test_16_khz_passes_untouched_and_nothing_stays_nothing() -> None:
+    samples = music(0.1)
+    assert np.array_equal(resample(samples, SAMPLE_RATE_HZ), samples)
+    assert resample(np.zeros(0, np.float32), 44_100).shape == (0,)
+
+
+@pytest.mark.parametrize("rate_hz", [0, -44_100])
+def test_an_impossible_rate_is_named(rate_hz: float) -> None:
+    with pytest.raises(ValueError, match=f"rate_hz.*{rate_hz}"):
+        resample(music(0.1), rate_hz)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_downmix_is_the_mean_of_all_channels(channels: int) -> None:
+    signal = np.random.default_rng(0).standard_normal((1000, channels)).astype(np.float32)
+    mixed = downmix(signal)
+    assert mixed.shape == (1000,)
+    assert mixed.dtype == np.float32
+    np.testing.assert_allclose(
+        mixed, sum(signal[:, c].astype(np.float64) for c in range(channels)) / channels, atol=1e-6
+    )
+
+
+def test_downmix_leaves_one_channel_alone_and_refuses_a_third_axis() -> None:
+    samples = music(0.1)
+    assert np.array_equal(downmix(samples), samples)
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\)"):
+        downmix(np.zeros((2, 3, 4), np.float32))

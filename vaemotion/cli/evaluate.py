@@ -1,0 +1,119 @@
+"""Commands of ``vaemotion evaluate``: benchmark, hearing report, baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaemotion.cli.app import (
+    HeldOutSplit,
+    Manifest,
+    Manifests,
+    MediaRoot,
+    PathName,
+    Seed,
+    Split,
+    evaluate_app,
+)
+
+Resamples = Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples.")]
+
+
+@evaluate_app.command("benchmark")
+def evaluate_benchmark(
+    manifest: Manifest,
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            "--model",
+            metavar="FOLDER",
+            help="Bundle or checkpoint folder; repeat it for models of several training seeds.",
+        ),
+    ],
+    media_root: MediaRoot,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    split: Annotated[Split | None, typer.Option("--split", help="Split to evaluate; default: all.")] = None,
+    path: Annotated[
+        PathName | None,
+        typer.Option("--path", help="Path for every item, as a control; default: each item's own."),
+    ] = None,
+    rotations: Annotated[
+        int,
+        typer.Option(
+            "--rotations",
+            min=0,
+            help="Rotations of the options when they are also listed in the prompt, at most one per option; "
+            "0: do not list them.",
+        ),
+    ] = 2,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Answer a manifest's questions and report accuracy.
+
+    The report gives accuracy, agreement with the labels and their intervals, per path.
+    """
+    from export.predictors import load_predictor
+    from vaemotion.evaluation.benchmark.rows import Bootstrap
+    from vaemotion.evaluation.benchmark.run import BenchmarkSettings, run_benchmark
+
+    settings = BenchmarkSettings(path, rotations, Bootstrap(bootstrap, seed))
+    run_benchmark(manifest, media_root, model, load_predictor, out, settings, split=split)
+
+
+@evaluate_app.command("hearing")
+def evaluate_hearing(
+    model: Annotated[Path, typer.Option("--model", help="Checkpoint after stage 1, or a complete one.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")],
+    shuffled: Annotated[
+        Path | None,
+        typer.Option("--shuffled", help="Control: checkpoint trained with --set align.pairing=shuffled."),
+    ] = None,
+    ce_only: Annotated[
+        Path | None,
+        typer.Option("--ce-only", help="Comparison: checkpoint trained with --set align.kd_weight=0."),
+    ] = None,
+    recordings: Annotated[
+        Path | None, typer.Option("--recordings", help="Data manifest of recordings (JSON lines).")
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option("--media-root", help="Root folder of the manifest's paths.")
+    ] = None,
+    split: Annotated[
+        HeldOutSplit, typer.Option("--split", help="Split of the works and the recordings.")
+    ] = HeldOutSplit.TEST,
+    works: Annotated[int, typer.Option("--works", help="Number of procedural works, at least 20.")] = 300,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Measure what a model recognizes from sound alone.
+
+    The report compares it with every control, on one page with one verdict.
+    """
+    from vaemotion.evaluation.benchmark.rows import Bootstrap
+    from vaemotion.evaluation.hearing.run import HearingOptions, run_hearing
+
+    intervals = Bootstrap(bootstrap, seed)
+    options = HearingOptions(shuffled, ce_only, recordings, media_root, split, works, intervals)
+    run_hearing(model, out, options)
+
+
+@evaluate_app.command("baselines")
+def evaluate_baselines(
+    manifests: Manifests,
+    media_root: MediaRoot,
+    split: Annotated[
+        HeldOutSplit, typer.Option("--split", help="Split to measure; the baselines learn from train.")
+    ] = HeldOutSplit.TEST,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Measure linear models on simple statistics of the media.
+
+    A trained model should reach at least their figures.
+    """
+    from vaemotion.evaluation.baselines import run_baselines
+
+    run_baselines(manifests, media_root, split, bootstrap, seed)

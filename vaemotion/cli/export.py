@@ -1,0 +1,179 @@
+"""Commands that make bundles, verify them, compare them and measure them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaemotion.cli.app import (
+    AsJson,
+    Bundle,
+    GgufType,
+    LanguageModelType,
+    MediaRoot,
+    Precision,
+    app,
+    bundle_app,
+)
+
+
+@app.command("export")
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle; an existing bundle is replaced.")],
+    precision: Annotated[
+        Precision,
+        typer.Option("--precision", help="fp32: FP32 only. fp16: FP32 and FP16. int8: FP32, FP16 and INT8."),
+    ] = Precision.FP32,
+    max_drop: Annotated[
+        str,
+        typer.Option(
+            "--max-drop",
+            metavar="POINTS",
+            help="Largest loss of INT8 in CCC on each path and in content accuracy, with 95 % confidence; "
+            "none: no limit and no measurement.",
+        ),
+    ] = "0.5pp",
+    windows: Annotated[
+        int, typer.Option("--windows", min=16, help="Windows on which INT8 is measured.")
+    ] = 2000,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration", help="Manifest whose split 'train' calibrates INT8; default: procedural art."
+        ),
+    ] = None,
+    media_root: MediaRoot = Path(),
+    calibration_windows: Annotated[
+        int, typer.Option("--calibration-windows", min=16, help="Windows that calibrate INT8.")
+    ] = 256,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips on which the bundle is verified.")] = 40,
+    language_model: Annotated[
+        list[LanguageModelType] | None,
+        typer.Option(
+            "--language-model",
+            help="GGUF type beside F16, which is always there; repeatable. Default: both.",
+        ),
+    ] = None,
+) -> None:
+    """Export a checkpoint as a verified bundle.
+
+    Finished steps stay in OUT.steps, or in the folder that VAEMOTION_EXPORT_STEPS names: after a failure the
+    same command continues from them, and other options repeat only the steps that depend on them. Exit code
+    3: INT8 loses more than --max-drop allows.
+    """
+    from export.options import Options, parse_drop
+    from export.pack import export_bundle
+
+    drop = parse_drop(max_drop)
+    options = Options(precision, drop, windows, calibration, media_root, calibration_windows, clips)
+    if language_model:
+        options = replace(options, language_models=tuple(language_model))
+    export_bundle(checkpoint, out, options)
+
+
+@app.command("gguf")
+def gguf_of_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder of a Llama or SmolVLM, saved by transformers.")],
+    out: Annotated[Path, typer.Option("--out", help="GGUF file to write.")],
+    file_type: Annotated[GgufType, typer.Option("--type", help="File type.")] = GgufType.Q8_0,
+    importance: Annotated[
+        Path | None, typer.Option("--importance", help="Importance matrix for Q5_0 and Q4_K_M.")
+    ] = None,
+    license_id: Annotated[
+        str, typer.Option("--license", metavar="SPDX", help="SPDX license to store in the file.")
+    ] = "NOASSERTION",
+) -> None:
+    """Convert a local folder's language model to GGUF.
+
+    Prints the type that each tensor has in the file.
+    """
+    from export.gguf.folder import folder_to_gguf
+
+    folder_to_gguf(folder, out, file_type, importance, license_id)
+
+
+@app.command("verify")
+def verify_bundle(
+    bundle: Bundle,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Checkpoint whose results the bundle must match.")
+    ] = None,
+) -> None:
+    """Verify a bundle's files and its results on this machine."""
+    if against is None:
+        from runtime.commands.verify import verify_bundle as verify_alone
+
+        verify_alone(bundle)
+    else:
+        from export.verify import verify
+
+        verify(bundle, against)
+
+
+@app.command("engines")
+def build_engines_ahead(
+    bundle: Bundle,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="Precision to build; default: all that the bundle has."),
+    ] = None,
+) -> None:
+    """Build a bundle's TensorRT engines ahead of time.
+
+    Run this on the device that will use them.
+    """
+    from export.to_tensorrt import build_engines
+
+    build_engines(bundle, precision)
+
+
+@app.command("bench")
+def bench_bundle(
+    bundle: Bundle,
+    out: Annotated[Path, typer.Option("--out", help="Folder for bench.json, bench.md and bench.png.")] = Path(
+        "bench"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", min=1, help="Measurement rounds; use more on a busy machine."),
+    ] = 5,
+) -> None:
+    """Measure the speed and accuracy of a bundle's files.
+
+    Size, load time, memory, p50 and p95 latency and accuracy of each file. Every precision runs in
+    processes of its own, in turns. The result names smaller precisions that are not faster. Other load on
+    the machine makes the figures worse.
+    """
+    from runtime.commands.bench.bench import bench
+
+    bench(bundle, out, as_json, rounds)
+
+
+@bundle_app.command("inspect")
+def bundle_inspect(bundle: Bundle, as_json: AsJson = False) -> None:
+    """Print the contents and the origin of a bundle."""
+    from runtime.commands.bundle.inspect import inspect
+
+    inspect(bundle, as_json)
+
+
+@bundle_app.command("diff")
+def bundle_diff(
+    a: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    b: Annotated[Path, typer.Argument(help="Bundle folder to compare it with.")],
+    as_json: AsJson = False,
+) -> int:
+    """Compare the manifests of two bundles.
+
+    Compares weights, precisions, front end, prompt, calibration, accuracy, licenses and tools. `vaemotion
+    verify` checks that the files match their manifest. Exit code 0: equal in everything that affects
+    results; 1: different.
+    """
+    from runtime.commands.bundle.diff import diff
+
+    return diff(a, b, as_json)

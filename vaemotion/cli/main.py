@@ -1,0 +1,107 @@
+"""Entry point of the command line: parse, run one command, turn errors into messages and exit codes.
+
+Commands import their implementation inside their functions, so that `vaemotion --help` answers at once and
+a command needs only its own packages. `main` is the only error boundary. Exit codes: 0 success, 1 failure,
+2 wrong usage, 130 interrupted; some commands document more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from typer.exceptions import Abort, TyperException
+
+from vaemotion.cli import data, demo, evaluate, export, run, train
+from vaemotion.cli.app import app
+from vaemotion.contract.errors import UserError
+from vaemotion.contract.files import WriteError
+
+COMMANDS: Final = (demo, run, export, train, evaluate, data)  # importing a module registers its commands
+
+# The extra that installs a package which a command may need.
+_EXTRA_OF = {
+    "accelerate": "train",
+    "gguf": "export",
+    "llama_cpp": "llm",
+    "matplotlib": "plot",
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "safetensors": "train",
+    "sklearn": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "transformers": "train",
+}
+
+
+def _message_and_exit_code(error: BaseException) -> tuple[str, int]:
+    """Return the message to print for an error, and its exit code."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, TyperException):
+        # Typer keeps the prefix that pydantic puts before the message of a choice.
+        return error.format_message().replace(": Value error, ", ": "), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, Abort)):
+        return "interrupted", 130
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if extra := _EXTRA_OF.get(package):
+            return f"this command needs {package}: install it with `pip install 'vaemotion[{extra}]'`", 1
+    if isinstance(error, WriteError):
+        return str(error), 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}", 1
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug for a traceback", 1
+
+
+def _refuse_foreign_packages() -> None:
+    """Raise UserError when another project's package takes the name of one of ours.
+
+    The packages have plain names, because vaemotion is an application for an environment of its own.
+    """
+    from importlib.util import find_spec
+
+    home = Path(__file__).resolve().parents[2]
+    for name in ("runtime", "calibration", "export"):
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
+        if found != home:
+            problem = "is missing" if found is None else f"in {found} belongs to another project"
+            raise UserError(f"package {name!r} {problem}; install vaemotion into an environment of its own")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    arguments: the command line without the program's name; default: that of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
+    # OpenMP reads this once, when it is loaded. By default the threads of llama.cpp and torch spin while
+    # they wait. On cores with other work, two threads then take fifty times as long as one (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # The matrix products in NumPy are small. A second thread spins, saves no time and doubles the processor
+    # time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # From 1.29 on, ONNX Runtime reports every opened model to its vendor and keeps a database for it,
+    # unless disabled.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        _refuse_foreign_packages()
+        result: object = app(words, prog_name="vaemotion", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        message, exit_code = _message_and_exit_code(error)
+        print(f"vaemotion: error: {message}", file=sys.stderr)
+        return exit_code
+    return result if isinstance(result, int) else 0

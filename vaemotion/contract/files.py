@@ -1,0 +1,161 @@
+"""Writing of files and folders that are whole under their final name, or not there.
+
+In: a path and its content. Out: a file that survives a kill and a power cut, or ``WriteError``.
+This module holds the only atomic writer and the only appender of records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+ABANDONED_S = 3600.0  # without a write for this long, a temporary file belongs to a killed process
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_SYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # for a folder on some network file systems
+
+
+class WriteError(OSError):
+    """A file that could not be written. ``errno`` and ``strerror`` hold the cause, ``filename`` the path."""
+
+    def __str__(self) -> str:
+        way_out = "make room or choose another place" if self.errno in _FULL else "choose another place"
+        return f"cannot write {self.filename}: {self.strerror}; {way_out}"
+
+
+def write_whole(file: Path, content: bytes | str) -> None:
+    """Write a file atomically, text as UTF-8. A missing folder is made. Raises WriteError."""
+    with whole_file(file) as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@contextmanager
+def whole_file(file: Path) -> Generator[Path]:
+    """Yield a temporary path for a library to write to. That file then becomes ``file``.
+
+    The temporary file lies in the folder of ``file``, which is made where it is missing. Its name belongs
+    to this call, so several processes may write ``file`` at once; the last one wins. The file and its
+    folder are synced to the disk. After an error the temporary file is removed. A killed process leaves
+    it behind; a call for the same ``file`` removes it when it is older than ``ABANDONED_S``.
+
+    Raises WriteError for an OSError that concerns ``file``. Other errors of the body pass through.
+    """
+    with _temporary(file) as temporary:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, file)
+        _sync_folder(file.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Generator[Path]:
+    """Yield a temporary empty folder to write into. It then becomes ``folder``, as in ``whole_file``.
+
+    An earlier ``folder`` is removed when the new one is complete. Raises WriteError.
+    """
+    with _temporary(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        publish_folder(temporary, folder)
+
+
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Move a complete folder to its final name, synced to the disk. An earlier folder there is removed.
+
+    A kill between the two moves leaves the earlier folder as ``NAME.old``. After an OSError, which is
+    raised, the earlier folder stands under its name again.
+    """
+    for path in (*temporary.rglob("*"), temporary):
+        (_sync_folder if path.is_dir() else _sync)(path)
+    old = final.with_name(final.name + ".old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+    try:
+        os.replace(temporary, final)
+    except OSError:
+        if old.exists():
+            os.replace(old, final)
+        raise
+    _sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def append_whole(file: int, data: bytes, is_file: bool = True) -> None:
+    """Append one record to a file descriptor. A file receives all of it or nothing. Raises OSError."""
+    written = os.write(file, data)
+    while 0 < written < len(data) and not is_file:  # a pipe may take a part
+        written += os.write(file, data[written:])
+    if written < len(data):
+        os.ftruncate(file, os.lseek(file, -written, os.SEEK_CUR))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _temporary(final: Path) -> Generator[Path]:
+    """Yield a path of this call's own beside ``final``; in the end nothing is left there."""
+    prefix = f".{final.name[:40]}."  # a name may have 255 bytes, with what follows
+    temporary = final.with_name(f"{prefix}{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(final.parent, prefix)
+        yield temporary
+    except OSError as error:
+        if not _concerns(error, temporary, final):
+            raise  # the body failed on another file
+        number, reason = error.errno, error.strerror
+        if isinstance(error, FileExistsError):  # from mkdir: one of the parents is a file
+            number, reason = errno.ENOTDIR, os.strerror(errno.ENOTDIR)
+        # NumPy gives no number when the disk took only a part.
+        raise WriteError(number or errno.ENOSPC, reason or str(error), str(final)) from error
+    finally:
+        _remove(temporary)
+
+
+def _concerns(error: OSError, temporary: Path, final: Path) -> bool:
+    """Return True for an error that names no file, or one on the way to ``final``."""
+    if error.filename is None:
+        return True
+    named = Path(str(error.filename))
+    return named in (final, *final.parents) or named.is_relative_to(temporary)
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    """Remove temporary files and folders with this prefix that killed processes left."""
+    with contextlib.suppress(OSError):  # another process may remove them first
+        for name in os.listdir(folder):
+            found = name.startswith(prefix) and name.endswith(".tmp")
+            if found and time.time() - (folder / name).stat().st_mtime > ABANDONED_S:
+                _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCABLE:
+            raise

@@ -1,0 +1,1 @@
+"""Procedural audio-visual art with known content and affect."""

@@ -1,0 +1,1 @@
+"""Data manifests: items, rules, reading, writing, media."""

@@ -1,0 +1,1 @@
+"""Describe manifests and procedural art."""

@@ -1,0 +1,1 @@
+"""``vaemotion evaluate hearing``: recognition from sound alone, against controls, with a verdict."""

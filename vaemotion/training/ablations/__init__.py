@@ -1,0 +1,1 @@
+"""`vaemotion train ablations`: short trainings that differ in one thing each."""
