@@ -67,10 +67,16 @@ from vaemotion.contract.files import publish_folder
 
 # Packages that the manifest lists, by the name under which each is imported.
 TOOLS = {
-    "vaemotion": "vaemotion", "torch": "torch", "transformers": "transformers", "onnx": "onnx",
-    "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "gguf": "gguf", "llama-cpp-python": "llama_cpp",
+    "vaemotion": "vaemotion",
+    "torch": "torch",
+    "transformers": "transformers",
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "onnxruntime": "onnxruntime",
+    "gguf": "gguf",
+    "llama-cpp-python": "llama_cpp",
     "numpy": "numpy",
-}  # fmt: skip
+}
 
 
 def export_bundle(checkpoint: Path, out: Path, options: Options = DEFAULTS) -> None:

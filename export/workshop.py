@@ -140,10 +140,16 @@ class ExportFolder:
                 path = f"{self.directory.name}/{made.name}"
                 self.components.append(
                     Component(
-                        made.role, made.precision, path, file.sha256, file.bytes, self._license,
-                        made.inputs, made.outputs,
+                        made.role,
+                        made.precision,
+                        path,
+                        file.sha256,
+                        file.bytes,
+                        self._license,
+                        made.inputs,
+                        made.outputs,
                     )
-                )  # fmt: skip
+                )
         self._keys[name] = key
         self.notes[name] = finished.notes
         return finished.notes

@@ -21,28 +21,18 @@ class FilePresenter:
 
     def __init__(self, narrate_every_s: float, controls: ControlState, clock: Clock) -> None:
         """Take the seconds between narrations, 0 for none, and the clock that latency is measured with."""
-        self._every_s, self._controls, self._clock = narrate_every_s, controls, clock
+        self._every_s, self.controls, self._clock = narrate_every_s, controls, clock
         self._heartbeat = Heartbeat(controls)
         self._state = RunState(narrator="on" if narrate_every_s else "off")
         self._next_narration_s = narrate_every_s or float("inf")
         self._evidence: tuple[Evidence, ...] = ()
-
-    @property
-    def ignoring_audio(self) -> bool:
-        """The sound of this tick is the show's own."""
-        return self._controls.ignoring_audio
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Counts of control packets that were ignored."""
-        return self._controls.dropped
 
     def attend(self, now_s: float, progress: Progress) -> Sequence[Message]:
         """Apply the controls of a show, and return their notices and the status if it is due."""
         notices, beat = self._heartbeat.attend(now_s)
         if beat is None:
             return notices
-        return [*notices, build_status(beat, self._controls, progress, self._state)]
+        return [*notices, build_status(beat, self.controls, progress, self._state)]
 
     def cuts(self, picture: Picture) -> bool:
         """Return False: the frames of a file lie on its own timeline, cuts included, as training saw them."""

@@ -83,7 +83,7 @@ class LiveSession:
         real one.
         """
         self._config, self._feed, self._clock, self._frame_hop_s = config, feed, clock, frame_hop_s
-        self._controls, self._stop, self._reload = controls, stop, reload
+        self.controls, self._stop, self._reload = controls, stop, reload
         self._venue = venue or Venue()
         self._heartbeat = Heartbeat(controls)
         self.governor = Governor(config.narrator.every_s, frame_hop_s)
@@ -106,16 +106,6 @@ class LiveSession:
         self._venue.watchdog.stopping()
         self._venue.watchdog.close()
 
-    @property
-    def ignoring_audio(self) -> bool:
-        """The sound of this tick is the show's own."""
-        return self._controls.ignoring_audio
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Counts of control packets that were ignored."""
-        return self._controls.dropped
-
     def cuts(self, picture: Picture) -> bool:
         """Return True when ``picture``, (H, W, 3) uint8 RGB, shows another scene than the one before it.
 
@@ -134,10 +124,10 @@ class LiveSession:
         if beat is None:
             return notices
         self._headroom_c = self._venue.headroom_c()
-        ignored = {"microphone"} if self._controls.ignoring_audio_s(now_s) > 0 else set[str]()
+        ignored = {"microphone"} if self.controls.ignoring_audio_s(now_s) > 0 else set[str]()
         perceiving = bool(self._feed.live() - ignored)
         self._venue.watchdog.progress(progress.readings, progress.ticks, now_s, live=perceiving)
-        return [*notices, build_status(beat, self._controls, progress, self._run_state(beat))]
+        return [*notices, build_status(beat, self.controls, progress, self._run_state(beat))]
 
     def present(self, tick: Tick, progress: Progress, narrating: bool) -> Presented:
         """Return the reading as the show publishes it, and whether a narration is due."""
@@ -147,7 +137,7 @@ class LiveSession:
         reading = None if tick.evidence is None else tick.evidence.reading
         activity = self._activity(tick.arrived, live)
         shown = self.show.step(
-            tick.time_s, reading, activity, live, self._controls.muted, self._venue.local_time()
+            tick.time_s, reading, activity, live, self.controls.muted, self._venue.local_time()
         )
         self._state = shown.state.value
         published = self._with_latency(shown.reading, tick)

@@ -17,6 +17,7 @@ from runtime.messages import End, Start
 from runtime.narration.narrator import NarrationMaker
 from runtime.perception.perception import Evidence
 from runtime.perception.ticks import Presented, Tick
+from runtime.show.controls import ControlState
 from runtime.show.status import Progress
 from runtime.sinks.publisher import Publisher
 from vaemotion.contract.errors import UserError
@@ -44,8 +45,8 @@ class TickSource(Protocol):
 class TickPresenter(Protocol):
     """The choice of what is published: a file's readings as they are, live ones as the show wants them."""
 
-    @property
-    def dropped(self) -> dict[str, int]: ...
+    controls: ControlState
+
     def present(self, tick: Tick, progress: Progress, narrating: bool) -> Presented:
         """Return what is published at a tick. ``narrating``: the narrator worked since the last one."""
         ...
@@ -95,7 +96,7 @@ class Session:
             readings=self.publisher.readings,
             narrations=self.publisher.narrations,
             encodes=self.ticks.encodes,
-            dropped=self.ticks.dropped | self.publisher.dropped | self.presenter.dropped,
+            dropped=self.ticks.dropped | self.publisher.dropped | self.presenter.controls.dropped,
             stages_ms=self.ticks.stages_ms | self.publisher.stages_ms,
             deepest=self.publisher.deepest,
         )

@@ -20,6 +20,7 @@ from runtime.machine.stop import Stop
 from runtime.messages import Frame, Message, Notice, Picture
 from runtime.perception.perception import Evidence, Perception, Window
 from runtime.perception.schedule import Due, Schedule
+from runtime.show.controls import ControlState
 from runtime.show.status import Progress
 from runtime.sinks.publisher import Publisher
 from runtime.sources.feed import Arrived, Feed
@@ -78,11 +79,8 @@ class Presenter(Protocol):
 
     # Frames carry the time at which a camera took them.
     stamps_frames: bool
-
-    @property
-    def ignoring_audio(self) -> bool:
-        """The sound of this tick is the show's own: silence is perceived instead."""
-        ...
+    # While it ignores audio, silence is perceived instead of the show's own sound.
+    controls: ControlState
 
     def attend(self, now_s: float, progress: Progress) -> Sequence[Message]:
         """Apply controls at ``now_s`` and return the notices and the status that are due."""
@@ -227,7 +225,7 @@ class Intake:
         """Take the tick's sound in; silence where the show asked that its own sound be ignored."""
         if (sound := arrived.joined_sound()) is not None:
             self._unheard = True
-            ignored = self._presenter.ignoring_audio
+            ignored = self._presenter.controls.ignoring_audio
             self.perception.push_sound(
                 replace(sound, samples=np.zeros_like(sound.samples)) if ignored else sound
             )
@@ -237,7 +235,7 @@ class Intake:
         if due.frame is not None and self._frame is not None:
             tick.index = due.frame * self._grid_points
             self._look(self._frame, tick)
-        if due.sound and self._unheard and not self._presenter.ignoring_audio:
+        if due.sound and self._unheard and not self._presenter.controls.ignoring_audio:
             tick.heard_s, log_mel = self.perception.newest_sound_window()
             tick.log_mel = log_mel if self._batch_ticks == 1 else log_mel.copy()
             self._unheard = False

@@ -71,17 +71,29 @@ def test_the_contract_has_a_free_batch_and_nothing_else_free(
         assert spec.shape[0] == "batch"
         assert all(isinstance(size, int) and size > 0 for size in spec.shape[1:])
     shapes = {spec.name: spec.shape[1:] for spec in (*component.inputs, *component.outputs)}
-    assert shapes == {
-        "vision_encoder": {"pixels": (3, 24, 24), "tokens": (4, 64)},
-        "audio_encoder": {"log_mel": (50, 32), "tokens": (5, 64)},
-        "emo_adapter": {
-            "audio_tokens": (5, 64), "audio_mask": (5,), "audio_age_s": (5,),
-            "visual_tokens": (16, 64), "visual_mask": (16,), "visual_age_s": (16,),
-            "valence_arousal": (2,), "spread": (2,), "emotions": (9,),
-            "enhanced_audio_tokens": (5, 64), "enhanced_visual_tokens": (16, 64),
-            "induced_valence_arousal": (2,), "induced_spread": (2,), "induced_emotions": (9,),
-        },
-    }[role]  # fmt: skip
+    assert (
+        shapes
+        == {
+            "vision_encoder": {"pixels": (3, 24, 24), "tokens": (4, 64)},
+            "audio_encoder": {"log_mel": (50, 32), "tokens": (5, 64)},
+            "emo_adapter": {
+                "audio_tokens": (5, 64),
+                "audio_mask": (5,),
+                "audio_age_s": (5,),
+                "visual_tokens": (16, 64),
+                "visual_mask": (16,),
+                "visual_age_s": (16,),
+                "valence_arousal": (2,),
+                "spread": (2,),
+                "emotions": (9,),
+                "enhanced_audio_tokens": (5, 64),
+                "enhanced_visual_tokens": (16, 64),
+                "induced_valence_arousal": (2,),
+                "induced_spread": (2,),
+                "induced_emotions": (9,),
+            },
+        }[role]
+    )
     types = {spec.name: spec.dtype for spec in component.inputs}
     assert all(dtype == ("bool" if name.endswith("_mask") else "float32") for name, dtype in types.items())
 
