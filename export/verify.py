@@ -68,8 +68,8 @@ TOKENIZER_CORPUS = (
 )
 
 
-def verify(bundle: Path, against: Path) -> None:
-    """Compare a bundle with a checkpoint, golden vectors included, and print a table of the comparisons.
+def verify(bundle: Path, against: Path, clips: int = CLIPS) -> None:
+    """Compare a bundle with a checkpoint on ``clips`` works, golden vectors included, and print a table.
 
     Raises BundleError for a damaged bundle, VerificationError for a difference that is too large.
     """
@@ -80,7 +80,7 @@ def verify(bundle: Path, against: Path) -> None:
         Console(stderr=True).print(
             f"[yellow]{bundle} was not exported from {against}[/]; they are compared nevertheless"
         )
-    report(bundle, verify_against(bundle, model))
+    report(bundle, verify_against(bundle, model, clips))
 
 
 def verify_against(bundle: Path, model: VAEmotionLLM, count: int = CLIPS) -> list[Edge]:

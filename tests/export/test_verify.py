@@ -49,7 +49,8 @@ def test_a_whole_bundle_verifies_alone_and_against_its_checkpoint(
 ) -> None:
     assert main(["verify", str(small_bundle)]) == 0
     assert "every file is intact, 7 comparisons hold" in " ".join(capsys.readouterr().out.split())
-    assert main(["verify", str(small_bundle), "--against", str(small_checkpoint)]) == 0
+    against = ["--against", str(small_checkpoint), "--clips", "4"]
+    assert main(["verify", str(small_bundle), *against]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "comparisons hold" in out
     assert "breach" not in out
@@ -98,7 +99,7 @@ def test_a_language_model_that_was_exchanged_with_its_hash_fails_its_golden_vect
 def test_another_checkpoint_of_the_same_shape_is_told_apart(small_bundle: Path, tmp_path: Path) -> None:
     other = save_tiny_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(VerificationError, match="vision_encoder/fp32, engine, batch 1"):
-        verify(small_bundle, other)
+        verify(small_bundle, other, clips=4)
 
 
 def test_a_checkpoint_with_other_constants_is_refused_before_anything_runs(
@@ -108,7 +109,7 @@ def test_a_checkpoint_with_other_constants_is_refused_before_anything_runs(
     manifest["front_end"]["windows"]["frames"] = 3
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(VerificationError, match="constants"):
-        verify_against(bundle, load_checkpoint(small_checkpoint))
+        verify_against(bundle, load_checkpoint(small_checkpoint), 4)
 
 
 def test_an_agreement_holds_from_below_and_a_difference_from_above() -> None:
@@ -158,7 +159,7 @@ def test_a_bundle_from_before_the_induced_outputs_still_loads_and_verifies(
         entry["outputs"] = [o for o in entry["outputs"] if not o["name"].startswith("induced_")]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     verify_bundle(bundle)
-    edges = verify_against(bundle, load_checkpoint(small_checkpoint))
+    edges = verify_against(bundle, load_checkpoint(small_checkpoint), 4)
     assert all(edge.holds for edge in edges)
     assert not any("induced" in edge.what for edge in edges)
     with load_predictor(bundle) as old, load_predictor(small_checkpoint) as reference:

@@ -102,6 +102,7 @@ def verify_bundle(
     against: Annotated[
         Path | None, typer.Option("--against", help="Checkpoint whose results the bundle must match.")
     ] = None,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to compare on, with --against.")] = 40,
 ) -> None:
     """Verify a bundle's files and its results on this machine."""
     if against is None:
@@ -111,7 +112,7 @@ def verify_bundle(
     else:
         from export.verify import verify
 
-        verify(bundle, against)
+        verify(bundle, against, clips)
 
 
 @app.command("engines")
