@@ -56,11 +56,11 @@ check: $(READY) ## format, lint, types and the borders between the packages
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache # its cache goes stale when modules appear
 
-fix: $(READY) ## format, and mend what the linter can mend
+fix: $(READY) ## format, and fix what the linter can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-train-tiny: $(READY) $(REAL) ## train models/vaemotion-tiny from scratch, about two hours on two cores (DATA=folder of esc10/, sievers/, bass/: real ears and eyes)
+train-tiny: $(READY) $(REAL) ## train models/vaemotion-tiny from scratch, about two hours on two cores (DATA=folder of esc10/, sievers/, bass/: real recordings and ratings too)
 	$(BIN)/vaemotion train base --config configs/tiny.toml
 	$(BIN)/vaemotion train align --config configs/tiny.toml $(if $(DATA),--set media_root=$(DATA) --set align.recordings=runs/data/esc10.jsonl)
 	$(BIN)/vaemotion train emotion --config configs/tiny.toml --out models/vaemotion-tiny \
@@ -72,7 +72,7 @@ runs/data/%.jsonl: | $(READY)
 ablations: $(READY) ## mechanism checks at small scale on runs/base: docs/ablations.md, resumable
 	$(BIN)/vaemotion train ablations --config configs/ablations.toml --base runs/base --out runs/ablations
 
-bench: $(READY) ## how fast, against whom, target and measured side by side: docs/performance.md, about ten minutes on two idle cores
+bench: $(READY) ## benchmarks against named peers, target and measured side by side: docs/performance.md, about ten minutes on two idle cores
 	$(BIN)/pip install --quiet -c constraints.txt -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks
 
