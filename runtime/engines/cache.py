@@ -73,7 +73,7 @@ def load(file: Path, key: Mapping[str, Any]) -> tuple[bytes | None, str]:
     except (OSError, ValueError) as error:
         return None, f"the cached engine cannot be read ({error})"
     expected = _sidecar(key, content)
-    if not isinstance(stored, dict) or stored.keys() != expected.keys():  # pyright: ignore[reportUnknownMemberType]
+    if not isinstance(stored, dict) or stored.keys() != expected.keys():  # pyright: ignore
         return None, "the cached engine's sidecar is damaged"
     if stored["key"] != expected["key"]:
         return None, "the cached engine was built for something else"

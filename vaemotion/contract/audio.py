@@ -84,7 +84,8 @@ def resample(samples: Float32, rate_hz: float) -> Float32:
         raise ValueError(f"rate_hz must be positive, got {rate_hz}")
     if rate_hz == SAMPLE_RATE_HZ or samples.size == 0:
         return np.ascontiguousarray(samples, np.float32)
-    return np.asarray(soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ"), np.float32)  # pyright: ignore
+    resampled = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ")  # pyright: ignore
+    return np.asarray(resampled, np.float32)
 
 
 class StreamingResampler:
