@@ -31,6 +31,7 @@ __all__ = [
     "llama_is_installed",
     "load_language_model",
     "open_language_model",
+    "read_token_embeddings",
 ]
 
 NO_LLAMA = "llama.cpp is not installed; install it with `pip install 'vaemotion[llm]'`"
@@ -354,6 +355,11 @@ class AbsentLanguageModel:
         """Take the table (vocab, D)."""
         self._token_embeddings = token_embeddings
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
     def embed(self, token_ids: Sequence[int]) -> Floats:
         """Look up the embeddings of token ids: (n,) to (n, D) float32."""
         return np.asarray(self._token_embeddings[np.asarray(token_ids, np.int64)], np.float32)
@@ -384,15 +390,28 @@ def open_language_model(
     bundle: Path, manifest: Manifest, component: Component, *, threads: int = 2, f32_kv: bool = False
 ) -> LanguageModel:
     """Open one of a bundle's GGUF files with its token embeddings. Raises LanguageModelError."""
-    table = component_path(bundle, manifest.component("token_embeddings"))
+    table = _token_embeddings_file(bundle, manifest)
     return load_language_model(component_path(bundle, component), table, threads=threads, f32_kv=f32_kv)
+
+
+def read_token_embeddings(bundle: Path, manifest: Manifest) -> npt.NDArray[np.floating[Any]]:
+    """Return a bundle's token embeddings, (vocab, D), memory-mapped."""
+    return _read_table(_token_embeddings_file(bundle, manifest))
+
+
+def _token_embeddings_file(bundle: Path, manifest: Manifest) -> Path:
+    return component_path(bundle, manifest.component("token_embeddings"))
+
+
+def _read_table(file: Path) -> npt.NDArray[np.floating[Any]]:
+    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def load_language_model(
     file: Path, token_embeddings: Path, *, threads: int = 2, f32_kv: bool = False
 ) -> LanguageModel:
     """Open a GGUF file and its token embeddings (.npy, (vocab, D), memory-mapped) with a bundle's context."""
-    table = np.load(token_embeddings, mmap_mode="r", allow_pickle=False)
+    table = _read_table(token_embeddings)
     return LanguageModel(file, table, context_tokens=CONTEXT_TOKENS, threads=threads, f32_kv=f32_kv)
 
 

@@ -23,6 +23,7 @@ from runtime.engines.language_model import (
     LanguageModel,
     llama_is_installed,
     open_language_model,
+    read_token_embeddings,
 )
 from runtime.engines.open import Engine, open_engine
 from runtime.machine.threads import ThreadBudget, thread_budget
@@ -375,12 +376,10 @@ def open_predictor(
     tokenizer = Tokenizer.from_file(str(component_path(bundle, manifest.component("tokenizer"))))
     delimiters = np.load(component_path(bundle, manifest.component("delimiters")), allow_pickle=False)
     component = manifest.component("language_model", language_type)
-    if not llama_is_installed():
-        table = component_path(bundle, manifest.component("token_embeddings"))
-        absent = AbsentLanguageModel(np.load(table, mmap_mode="r", allow_pickle=False))
-        yield Predictor(Constants.of(manifest), engines, absent, tokenizer, delimiters, confidence)
-        return
-    with open_language_model(
-        bundle, manifest, component, threads=threads.language_model, f32_kv=f32_kv
-    ) as language_model:
+    opened = (
+        open_language_model(bundle, manifest, component, threads=threads.language_model, f32_kv=f32_kv)
+        if llama_is_installed()
+        else AbsentLanguageModel(read_token_embeddings(bundle, manifest))
+    )
+    with opened as language_model:
         yield Predictor(Constants.of(manifest), engines, language_model, tokenizer, delimiters, confidence)
