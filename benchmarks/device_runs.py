@@ -23,6 +23,7 @@ from pathlib import Path
 
 import av
 import psutil
+from av.video.reformatter import VideoReformatter
 
 from benchmarks import timing
 from runtime.clock import ManualClock, MonotonicClock
@@ -41,7 +42,7 @@ from runtime.sinks.osc import OscSink
 from runtime.sinks.outbox import Outbox, Sink
 from runtime.sinks.publisher import Publisher
 from runtime.sources.file import FileFeed, FileSource
-from vaemotion.contract.media import upright
+from vaemotion.contract.media.picture import to_picture
 from vaemotion.contract.windows import WindowConfig
 
 REPETITIONS = 5
@@ -145,7 +146,7 @@ def decode_video(path: Path, hop_s: float) -> RunCost:
         for frame in container.decode(video=0):
             time_s = frame.time or 0.0
             if newest is not None and time_s > due_s + 1e-6:
-                upright(newest)
+                to_picture(newest, VideoReformatter())
                 due_s += hop_s
             newest = frame
     return RunCost(time_s, time.perf_counter() - began_s, time.process_time() - began_cpu_s, {})

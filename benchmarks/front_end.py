@@ -89,6 +89,7 @@ class StubPredictor:
 
     constants: Constants
     engines: dict[str, StubEncoder]
+    least_sound_s: float = 0.0
 
 
 def sound(seconds: float) -> Float32:

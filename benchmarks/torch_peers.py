@@ -30,6 +30,7 @@ from vaemotion.contract.bundle import read_manifest
 from vaemotion.contract.confidence import confidence_of
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import Clip, window_at
+from vaemotion.contract.windows import EPSILON_S
 from vaemotion.model.checkpoint import load_checkpoint
 
 
@@ -113,7 +114,8 @@ class DecodedMedia:
 
 def reading_of(predictor: Predictor, clip: Clip, now_s: float) -> Reading:
     """Compute a reading from a clip's window at ``now_s``."""
-    path = "audio-visual" if clip.samples is not None and len(clip.samples) else "visual"
+    sound_s = 0.0 if clip.samples is None else len(clip.samples) / SAMPLE_RATE_HZ
+    path = "audio-visual" if sound_s >= predictor.least_sound_s - EPSILON_S else "visual"
     tokens = predictor.encode(window_at(clip, now_s, path, predictor.constants.front_end))
     affect, _ = predictor.adapt(tokens)
     reading = Reading(
@@ -127,4 +129,4 @@ def reading_of(predictor: Predictor, clip: Clip, now_s: float) -> Reading:
         float(tokens.frame_ages_s[-1]),
         tokens.audio_age_s if len(tokens.audio) else None,
     )
-    return with_confidence(reading, affect, predictor.confidence)
+    return with_confidence(reading, affect, predictor.confidence, tokens.sound_s)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
@@ -18,19 +20,34 @@ class Closed(Exception):
     """The mailbox is closed: nothing more can be put in, or nothing more will come out."""
 
 
+@dataclass(frozen=True)
+class ByteLimit(Generic[T]):
+    """A limit on the memory that the items of a queue hold; one item is always let in."""
+
+    capacity_bytes: int
+    size_bytes: Callable[[T], int]
+
+
 class BoundedQueue(Generic[T]):
-    """A thread-safe queue of at most ``capacity`` items, none of them None.
+    """A thread-safe queue of at most ``capacity`` items, none of them None, within ``limit``.
 
     ``when_full``: "wait" makes ``put`` wait for room; "drop-oldest" makes room at once and counts the
-    lost item in ``dropped``.
+    lost items in ``dropped``.
     """
 
-    def __init__(self, capacity: int, when_full: Literal["wait", "drop-oldest"]) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        when_full: Literal["wait", "drop-oldest"],
+        limit: ByteLimit[T] | None = None,
+    ) -> None:
         """Make an empty queue. Raises ValueError unless ``capacity`` is at least 1."""
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
         self.capacity = capacity
         self.when_full = when_full
+        self._limit = limit
+        self._held_bytes = 0
         self._items: deque[T] = deque()
         self._dropped = self._deepest = 0
         self._closed = False
@@ -59,15 +76,16 @@ class BoundedQueue(Generic[T]):
         assert item is not None, "None is what take returns when nothing came"
         with self._changed:
             if self.when_full == "wait":
-                self._changed.wait_for(lambda: self._ended or len(self._items) < self.capacity, timeout_s)
+                self._changed.wait_for(lambda: self._ended or self._has_room(item), timeout_s)
             if self._ended:
                 raise Closed
-            if len(self._items) == self.capacity:
+            while not self._has_room(item):
                 if self.when_full == "wait":
                     return False
-                self._items.popleft()
+                self._pop()
                 self._dropped += 1
             self._items.append(item)
+            self._held_bytes += self._size(item)
             self._deepest = max(self._deepest, len(self._items))
             self._changed.notify_all()
             return True
@@ -84,7 +102,7 @@ class BoundedQueue(Generic[T]):
             if not self._items:
                 return None
             self._changed.notify_all()
-            return self._items.popleft()
+            return self._pop()
 
     def take_all(self) -> list[T]:
         """Remove and return all items, oldest first, without waiting. Raises as ``take`` does."""
@@ -92,6 +110,7 @@ class BoundedQueue(Generic[T]):
             self._check_open()
             items = list(self._items)
             self._items.clear()
+            self._held_bytes = 0
             self._changed.notify_all()
             return items
 
@@ -107,6 +126,20 @@ class BoundedQueue(Generic[T]):
             if self._error is None:
                 self._error = error
             self._changed.notify_all()
+
+    def _has_room(self, item: T) -> bool:
+        if self._limit is None or not self._items:
+            return len(self._items) < self.capacity
+        fits = self._held_bytes + self._size(item) <= self._limit.capacity_bytes
+        return fits and len(self._items) < self.capacity
+
+    def _size(self, item: T) -> int:
+        return 0 if self._limit is None else self._limit.size_bytes(item)
+
+    def _pop(self) -> T:
+        item = self._items.popleft()
+        self._held_bytes -= self._size(item)
+        return item
 
     @property
     def _ended(self) -> bool:

@@ -14,6 +14,13 @@ from runtime.stage_times import StageTimes
 Event = Frame | Sound | Notice
 
 
+def held_bytes(event: object) -> int:
+    """Return the bytes of memory that an event holds; little things count as none."""
+    if isinstance(event, Frame):
+        return event.size_bytes
+    return event.samples.nbytes if isinstance(event, Sound) else 0
+
+
 @dataclass
 class Arrived:
     """Input that arrived since the tick before: the newest frame and all of the sound.

@@ -19,13 +19,15 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from runtime.mailbox import BoundedQueue, Closed
+from runtime.mailbox import BoundedQueue, ByteLimit, Closed
 from runtime.messages import Frame, Sound
-from runtime.sources.feed import Arrived
+from runtime.sources.feed import Arrived, held_bytes
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.media.files import ffmpeg_name
 
 QUEUED_EVENTS = 64  # frames and blocks of sound that wait to be written
+QUEUED_BYTES = 64 << 20
 _TIME_BASE_HZ = 1000  # Matroska counts milliseconds
 _FLUSH = {"flush_packets": "1"}
 
@@ -48,7 +50,9 @@ class MediaKeeper:
         self.failure: str | None = None
         self._reported = False
         self._folder = folder
-        self._queue: BoundedQueue[Frame | Sound] = BoundedQueue(QUEUED_EVENTS, "drop-oldest")
+        self._queue: BoundedQueue[Frame | Sound] = BoundedQueue(
+            QUEUED_EVENTS, "drop-oldest", ByteLimit(QUEUED_BYTES, held_bytes)
+        )
         self._files: dict[str, tuple[Any, Any]] = {}  # name → container, stream
         self._thread = threading.Thread(target=self._work, name="keep media", daemon=True)
         self._thread.start()
@@ -122,4 +126,4 @@ class MediaKeeper:
     def _open(self, name: str) -> Any:
         path = self._folder / f"{name}.mkv"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        return av.open(str(path), "w", format="matroska", options=_FLUSH)
+        return av.open(ffmpeg_name(path), "w", format="matroska", options=_FLUSH)

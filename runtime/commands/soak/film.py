@@ -18,7 +18,7 @@ from runtime.messages import Frame, Picture, Sound
 from runtime.sources.file import FileSource
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.image import squash
-from vaemotion.contract.media import MediaError
+from vaemotion.contract.media.files import MediaError
 
 FRAMES_PER_S = 10.0  # of a recording and of the camera
 LONGEST_S = 120.0  # of all recordings together: they are held in memory

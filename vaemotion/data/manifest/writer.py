@@ -13,6 +13,7 @@ from av.codec.context import Flags
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.files import whole_file
+from vaemotion.contract.media.files import ffmpeg_name
 
 CRF = 16  # visually lossless on drawn scenes
 
@@ -40,7 +41,7 @@ def write_clip(
     options = {"fflags": "+bitexact"}
     with (
         whole_file(path) as temporary,
-        av.open(str(temporary), "w", format="matroska", options=options) as container,
+        av.open(ffmpeg_name(temporary), "w", format="matroska", options=options) as container,
     ):
         video = _add_video(container, frames.shape[1:3], frame_rate_hz)
         audio = None if samples is None else _add_audio(container)

@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from rich.console import Console
 from rich.table import Table
 
-from vaemotion.contract.media import MediaError
+from vaemotion.contract.media.files import MediaError, ffmpeg_name
 from vaemotion.data.manifest.item import SPLITS, Item
 from vaemotion.data.manifest.manifest import read_manifests
 from vaemotion.data.stats.charts import affect_table, balance_table, mean_and_sd
@@ -119,7 +119,7 @@ def _part_s(path: Path, t0_s: float, t1_s: float | None) -> float:
     Returns 0 for a file without sound.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(ffmpeg_name(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 return 0.0
             end_s = (container.duration or 0) / av.time_base

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.commands.soak.film import make_recording, read_recording
 from tests.media import tone, write_wav, write_work
-from vaemotion.contract.media import MediaError
+from vaemotion.contract.media.files import MediaError
 
 
 def test_recordings_are_read_from_files_or_generated(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.media import tone, write_wav
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, downmix, resample
-from vaemotion.data.manifest.loader import Media, MediaError, load_clip
+from vaemotion.contract.media.files import MediaError
+from vaemotion.data.manifest.loader import Media, load_clip
 from vaemotion.data.manifest.writer import write_clip
 
 RNG = np.random.default_rng(0)

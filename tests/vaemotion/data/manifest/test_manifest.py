@@ -117,6 +117,7 @@ def test_all_problems_are_reported_with_their_lines(root):
         ({"answer_index": 0}, "answer 'bell' is not option 0"),
         ({"answer_index": None}, "must both be given"),
         ({"options": ["bell", "bell"]}, "options must be"),
+        ({"options": ["bell", " Bell"]}, "options must be"),
         ({"options": "bell"}, "options must be"),
         ({"question": None}, "without a question"),
         ({"options": None, "answer_index": None, "answer": None}, "a question without"),

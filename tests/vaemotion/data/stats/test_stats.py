@@ -4,7 +4,7 @@ import pytest
 
 from tests.media import tone, write_wav
 from vaemotion.contract.errors import UsageError, UserError
-from vaemotion.contract.media import MediaError
+from vaemotion.contract.media.files import MediaError
 from vaemotion.data.manifest.item import Item
 from vaemotion.data.manifest.manifest import write_manifest
 from vaemotion.data.stats import stats

@@ -11,9 +11,10 @@ from vaemotion.cli.main import main
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.media.files import MediaError
 from vaemotion.contract.prediction import Affect, Prediction, rotated_options
 from vaemotion.data.art.build import build_procedural
-from vaemotion.data.manifest.loader import MediaError, load_clip
+from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest
 from vaemotion.data.manifest.writer import write_clip
 from vaemotion.evaluation.benchmark.report import markdown
