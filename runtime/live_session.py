@@ -212,13 +212,20 @@ class LiveSession:
         return max(moves, sounds)
 
     def _alarms(self, now_s: float) -> list[Notice]:
-        """Return notices of latency and skew beyond their limits, each at most once in ``ALARM_S``."""
+        """Return notices of latency and skew beyond their limits, each at most once in ``ALARM_S``.
+
+        The pauses of a device that is slower than the ticks, such as a camera of one frame a second, come on
+        top of the limits.
+        """
         skew_ms, limits, found = self._feed.skew_ms, self._config.runtime, dict[str, str]()
-        if self._latency_ms is not None and self._latency_ms > limits.latency_alarm_ms:
+        live = [device.monitor for device in self._feed.devices.values() if device.monitor.state == "live"]
+        pauses_ms = [1000 * max(0.0, monitor.interval_s - self._frame_hop_s) for monitor in live]
+        least_ms, most_ms = min(pauses_ms, default=0.0), max(pauses_ms, default=0.0)
+        if self._latency_ms is not None and self._latency_ms > limits.latency_alarm_ms + least_ms:
             found["latency"] = (
                 f"latency of a reading is {self._latency_ms:.0f} ms (limit {limits.latency_alarm_ms:g} ms)"
             )
-        if skew_ms is not None and abs(skew_ms) > limits.skew_alarm_ms:
+        if skew_ms is not None and abs(skew_ms) > limits.skew_alarm_ms + most_ms:
             found["skew"] = (
                 f"sound is {skew_ms:+.0f} ms from the frame (limit {limits.skew_alarm_ms:g} ms); "
                 "set offset_ms of the device that lags"

@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -150,15 +152,16 @@ def numbered_frame(number: int, width: int = 160, height: int = 120) -> np.ndarr
 
 
 class MjpegServer:
-    """A camera as MJPEG over HTTP at 25 frames a second.
+    """A camera as MJPEG over HTTP.
 
-    ``mode``: "moves", "same" (one frame again and again) or "silent".
+    ``mode``: "moves", "same" (one frame again and again) or "silent"; ``scale``: of its frames. ``begin_s``:
+    time from a request to the first frame.
     """
 
-    def __init__(self, port: int) -> None:
-        self.mode = "moves"
-        self.connections = 0
-        self.served_by_newest = 0  # frames to the newest connection
+    def __init__(self, port: int, rate_hz: float = 25.0, begin_s: float = 0.0) -> None:
+        self.mode, self.scale = "moves", 1
+        self._pause_s, self._begin_s = 1 / rate_hz, begin_s
+        self.url = f"http://127.0.0.1:{port}/camera"
         self._closing = threading.Event()
         outer = self
 
@@ -179,21 +182,19 @@ class MjpegServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
-        self.connections += 1
-        self.served_by_newest = 0
         request.send_response(200)
         request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         request.end_headers()
-        number = 0
-        while not self._closing.wait(0.04):
+        number, pause_s = 0, self._begin_s
+        while not self._closing.wait(pause_s):
+            pause_s = self._pause_s
             if self.mode == "silent":
                 continue
             number += self.mode == "moves"
-            bgr = numbered_frame(number)[..., ::-1]
+            bgr = numbered_frame(number, 160 * self.scale, 120 * self.scale)[..., ::-1]
             jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             request.wfile.write(head.encode() + jpeg + b"\r\n")
-            self.served_by_newest += 1
 
     def close(self) -> None:
         self._closing.set()
@@ -202,31 +203,59 @@ class MjpegServer:
 
 
 @contextlib.contextmanager
-def mjpeg_server(port: int) -> Iterator[MjpegServer]:
-    server = MjpegServer(port)
+def mjpeg_server(port: int, rate_hz: float = 25.0, begin_s: float = 0.0) -> Iterator[MjpegServer]:
+    server = MjpegServer(port, rate_hz, begin_s)
     try:
         yield server
     finally:
         server.close()
 
 
+BALL = (
+    "videotestsrc is-live=true pattern=ball ! videoscale ! capsfilter name=size "
+    "caps=video/x-raw,format=I420,width=160,height=120,framerate=25/1 "
+    "! openh264enc gop-size=25 ! rtph264pay config-interval=-1 name=pay0 pt=96"
+)
 _RTSP_SERVER = """
+import signal
 import sys
 import gi
 gi.require_version("Gst", "1.0")
+gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
 Gst.init(None)
+port, transport, pipeline = sys.argv[1:]
 server = GstRtspServer.RTSPServer.new()
 server.set_address("127.0.0.1")
-server.set_service(sys.argv[1])
+server.set_service(port)
 factory = GstRtspServer.RTSPMediaFactory.new()
-factory.set_launch(
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 "
-    "! openh264enc gop-size=25 ! rtph264pay config-interval=-1 name=pay0 pt=96 )"
-)
-factory.set_shared(True)
-server.get_mount_points().add_factory("/ball", factory)
+factory.set_launch(f"( {pipeline} )")
+factory.set_shared("is-live" in pipeline)
+if transport == "udp":
+    factory.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
+medias = []
+factory.connect("media-configure", lambda _, media: medias.append(media.get_element()))
+
+def enlarge():
+    caps = Gst.Caps.from_string("video/x-raw,format=I420,width=320,height=240,framerate=25/1")
+    medias[-1].get_by_name("size").set_property("caps", caps)
+    return GLib.SOURCE_CONTINUE
+
+def stop_clock():
+    kept = []
+    def stamp(_, info):
+        buffer = info.get_buffer()
+        kept.append(buffer.pts)
+        buffer.pts = kept[0]
+        return Gst.PadProbeReturn.OK
+    sink = medias[-1].get_by_name("pay0").get_static_pad("sink")
+    sink.add_probe(Gst.PadProbeType.BUFFER, stamp)
+    return GLib.SOURCE_CONTINUE
+
+GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGUSR1, enlarge)
+GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGUSR2, stop_clock)
+server.get_mount_points().add_factory("/camera", factory)
 if server.attach(None) == 0:
     sys.exit("the port is taken")
 print("ready", flush=True)
@@ -235,12 +264,16 @@ GLib.MainLoop().run()
 
 
 class RtspServer:
-    """A network camera at ``url`` that shows a ball; a process that signals can freeze."""
+    """A network camera at ``url``, by default one that shows a ball.
 
-    def __init__(self, port: int) -> None:
-        self.url = f"rtsp://127.0.0.1:{port}/ball"
+    It is a process that signals can freeze. SIGUSR1 makes the ball's frames larger, SIGUSR2 stops the clock
+    of the time stamps. ``transport``: "udp" offers RTP over UDP only.
+    """
+
+    def __init__(self, port: int, pipeline: str = BALL, transport: str = "") -> None:
+        self.url = f"rtsp://127.0.0.1:{port}/camera"
         self._process = subprocess.Popen(
-            [SYSTEM_PYTHON, "-c", _RTSP_SERVER, str(port)],
+            [SYSTEM_PYTHON, "-c", _RTSP_SERVER, str(port), transport, pipeline],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -260,10 +293,38 @@ class RtspServer:
 
 
 @contextlib.contextmanager
-def rtsp_server(port: int) -> Iterator[RtspServer]:
+def rtsp_server(port: int, pipeline: str = BALL, transport: str = "") -> Iterator[RtspServer]:
     need(SYSTEM_PYTHON)
-    server = RtspServer(port)
+    server = RtspServer(port, pipeline, transport)
     try:
         yield server
     finally:
         server.close()
+
+
+def still_scene(
+    file: Path, codec: str, frames: int, noise: float = 1.0, denoise: float = 1.0, *, clock: bool = False
+) -> Path:
+    """Write a still room with a sensor's noise, 25 frames a second, as cameras encode it (CRF 28).
+
+    ``noise``: standard deviation, of 255; ``denoise``: share of the newest frame in a camera's average over
+    time, 1 for none; ``clock``: the seconds stand in the picture.
+    """
+    random = np.random.default_rng(1)
+    room = cv2.resize(random.uniform(40, 180, (12, 20, 3)).astype(np.float32), (320, 180))
+    room += 2 * cv2.GaussianBlur(random.normal(0, 30, room.shape).astype(np.float32), (0, 0), 2)
+    with av.open(str(file), "w") as container:
+        stream: Any = container.add_stream(codec, 25, options={"crf": "28", "x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
+        stream.codec_context.thread_count = 1  # the same bits on every machine
+        average = room
+        for number in range(frames):
+            seen = room + random.normal(0, noise, (180, 320, 1)).astype(np.float32)
+            average = average + denoise * (seen - average)
+            rgb = np.clip(average, 0, 255).astype(np.uint8)
+            if clock:
+                text = f"12:{number // 25 // 60:02}:{number // 25 % 60:02}"
+                cv2.putText(rgb, text, (10, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (255, 255, 255), 2)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+    return file

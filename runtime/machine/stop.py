@@ -1,17 +1,22 @@
-"""Signals that ask a run to end, or to read its configuration again."""
+"""Signals that ask a run to end, or to read its configuration again.
+
+SIGHUP has two meanings: an operator asks for the configuration to be read again, or the terminal in which
+the run was started was closed. After the second one the process has no terminal.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Generator
 
 
 class Stop(threading.Event):
-    """An event that SIGINT and SIGTERM set.
+    """An event that SIGINT, SIGTERM and the end of the terminal set.
 
-    ``signal``: the number of the signal, 0 before one came. ``reload``: an event that SIGHUP sets.
+    ``signal``: the number of the signal, 0 before one came. ``reload``: an event that any other SIGHUP sets.
     """
 
     def __init__(self) -> None:
@@ -24,21 +29,26 @@ class Stop(threading.Event):
 def signals() -> Generator[Stop]:
     """Handle signals within the block: the first asks the run to end, a second ends the process at once.
 
-    Outside the main thread, where signals cannot be handled, nothing sets the ``Stop``.
+    A process that ignores SIGHUP (``nohup``) outlives its terminal. Outside the main thread, where signals
+    cannot be handled, nothing sets the ``Stop``.
     """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     def handle(number: int, _: object) -> None:
-        if number == signal.SIGHUP:
+        hung_up = number == signal.SIGHUP and ends_with_terminal and not _has_terminal()
+        if number == signal.SIGHUP and not hung_up:
             stop.reload.set()
             return
         stop.signal = number
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        if hung_up:  # kernel and shell may each send a signal, and the second would end the process at once
+            previous[signal.SIGHUP] = signal.SIG_IGN
+        signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
@@ -46,3 +56,12 @@ def signals() -> Generator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _has_terminal() -> bool:
+    """Return True while the process has a controlling terminal that was not hung up."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

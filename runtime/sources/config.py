@@ -20,7 +20,9 @@ class CameraConfig:
     """Settings of the camera.
 
     ``offset_ms``: time from a frame's exposure to its arrival, subtracted from its stamp. ``freeze_s``: a
-    camera without a new frame for longer is frozen; 0: equal frames are allowed, as from a captured screen.
+    camera without a new frame for longer is frozen, unless it is slower by itself; 0: equal frames are
+    allowed, as from a captured screen. ``open_s``: time for a network camera to answer and to begin; after
+    tries that were too short it is doubled, up to eightfold.
     """
 
     device: str = "0"
@@ -30,6 +32,7 @@ class CameraConfig:
     rotate_degrees: int = 0
     offset_ms: float = 0.0
     freeze_s: float = 0.8
+    open_s: float = 5.0
 
     def __post_init__(self) -> None:
         demand(
@@ -40,9 +43,10 @@ class CameraConfig:
                 self,
                 width_px=(16, 7680),
                 height_px=(16, 4320),
-                frame_rate_hz=(1, 240),
+                frame_rate_hz=(0.1, 240),
                 offset_ms=(-2000, 2000),
                 freeze_s=(0.2, 30) if self.freeze_s else (0, 0),
+                open_s=(0.1, 60),
             ),
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
 import shlex
 import signal
@@ -23,10 +22,12 @@ import numpy as np
 
 from runtime.messages import Picture
 from runtime.sources.config import CameraConfig
+from runtime.sources.rhythm import Rhythm
 from runtime.sources.supervision import DeviceError
+from vaemotion.contract.address import message_without_secrets
 
 FIRST_S = 10.0  # for the first frame; a CSI camera needs some seconds
-SILENT_S = 2.0  # between two frames
+SILENT_S = 2.0  # between two frames; for slow cameras see Rhythm
 END_S = 1.0  # for the process to end when asked, before it is killed
 _POLL_S = 0.1
 _LOG_BYTES = 4096  # of GStreamer's messages that are kept
@@ -58,7 +59,7 @@ def gstreamer_frames(config: CameraConfig, stop: threading.Event) -> Iterator[Pi
     finally:
         os.close(write_fd)
     try:
-        yield from _read(process, frames_fd, config.width_px, config.height_px, stop)
+        yield from _read(process, frames_fd, config, stop)
     finally:
         os.close(frames_fd)
         _end(process)
@@ -92,12 +93,13 @@ def pipeline_command(config: CameraConfig, fd: int) -> list[str]:
 
 
 def _read(
-    process: subprocess.Popen[bytes], frames_fd: int, width: int, height: int, stop: threading.Event
+    process: subprocess.Popen[bytes], frames_fd: int, config: CameraConfig, stop: threading.Event
 ) -> Iterator[Picture]:
     assert process.stderr is not None
+    width, height = config.width_px, config.height_px
     stride = -(-3 * width // 4) * 4  # GStreamer pads each row to a multiple of 4 bytes
     log, filled, frame = b"", 0, bytearray(height * stride)
-    newest_s, limit_s = time.monotonic(), FIRST_S
+    newest_s, limit_s, rhythm = time.monotonic(), FIRST_S, Rhythm()
     sources = [frames_fd, process.stderr.fileno()]
     while not stop.is_set():
         ready, _, _ = select.select(sources, [], [], _POLL_S)
@@ -109,15 +111,17 @@ def _read(
         if frames_fd in ready:
             count = os.readv(frames_fd, [memoryview(frame)[filled:]])
             if count == 0:
-                raise DeviceError(_reason(log + _rest(process)))
+                raise DeviceError(_reason(log + _rest(process), config.device))
             filled += count
         if filled == len(frame):
-            newest_s, limit_s = time.monotonic(), SILENT_S
+            newest_s = time.monotonic()
+            rhythm.add(newest_s)
+            limit_s = rhythm.limit_s(SILENT_S)
             rows = np.frombuffer(frame, np.uint8).reshape(height, stride)  # padded
             yield rows[:, : 3 * width].reshape(height, width, 3)
             filled, frame = 0, bytearray(height * stride)
         elif time.monotonic() - newest_s > limit_s:
-            raise DeviceError(f"no data from the pipeline for {limit_s:g} s")
+            raise DeviceError(f"no data from the pipeline for {limit_s:.2g} s")
 
 
 def _rest(process: subprocess.Popen[bytes]) -> bytes:
@@ -127,12 +131,12 @@ def _rest(process: subprocess.Popen[bytes]) -> bytes:
     return b""
 
 
-def _reason(log: bytes) -> str:
-    """Return the first line of a log that names an error, else the last, without addresses' passwords."""
+def _reason(log: bytes, pipeline: str) -> str:
+    """Return the first line of a log that names an error, else the last, without the pipeline's secrets."""
     lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
     lines = lines or ["the pipeline ended"]
     line = next((line for line in lines if "ERROR" in line or "erroneous" in line), lines[-1])
-    return re.sub(r"://\S*@", "://", line.strip())
+    return message_without_secrets(line.strip(), pipeline)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ so that its earlier evidence is not taken for live.
 
 from __future__ import annotations
 
+import re
 import statistics
 import threading
 from collections import deque
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from runtime.clock import Clock
-from runtime.mailbox import BoundedQueue, Closed
+from runtime.mailbox import BoundedQueue, ByteLimit, Closed
 from runtime.messages import DeviceStatus, Frame, Notice, Sound
-from runtime.sources.feed import Arrived, Event
+from runtime.sources.feed import Arrived, Event, held_bytes
+from runtime.sources.rhythm import Rhythm
 from runtime.stage_times import StageTimes
 
 FIRST_PAUSE_S = 0.1  # before a device is opened again; doubled each time
@@ -26,6 +28,9 @@ LONGEST_PAUSE_S = 1.0
 FREEZE_S = 0.8  # a device without new evidence for longer is frozen
 SKEW_SECONDS = 2.0  # the published skew is the median over the ticks of this long
 QUEUED_EVENTS = 256  # events that wait for the next tick
+QUEUED_BYTES = 64 << 20
+NOTICES = 10  # about one device within NOTICES_S; later ones are counted
+NOTICES_S = 60.0
 
 
 class DeviceError(Exception):
@@ -40,44 +45,78 @@ class DeviceLoss:
     reason: str
 
 
+class ChangeNotices:
+    """Notices of a text that changes: at most ``NOTICES`` within ``NOTICES_S``, and the count of the rest."""
+
+    def __init__(self) -> None:
+        self._text, self._untold = "", 0
+        self._told_s: deque[float] = deque(maxlen=NOTICES)
+
+    def step(self, now_s: float, text: str) -> list[Notice]:
+        """Return the notice that is due at ``now_s``, if any."""
+        self._untold += text != self._text
+        self._text = text
+        full = len(self._told_s) == NOTICES and now_s - self._told_s[0] < NOTICES_S
+        if not self._untold or full:
+            return []
+        more = f" (changes left out before: {self._untold - 1})" if self._untold > 1 else ""
+        self._untold = 0
+        self._told_s.append(now_s)
+        return [Notice(round(now_s, 3), f"{text}{more}")]
+
+
 class DeviceMonitor:
     """The state of a device, derived from its evidence: no thread, no clock, no device.
 
-    "absent" until the first evidence, "live" while it is younger than ``freeze_s``, "frozen" after it stopped
-    coming, "lost" after the device reported its loss.
+    "absent" until the first evidence, "live" while it is younger than ``limit_s``, "frozen" after it stopped
+    coming, "lost" after the device reported its loss. ``freeze_s``: the least limit; ``slowest_s``: longest
+    time between two pieces of evidence that is believed to be the device's own rate.
     """
 
-    def __init__(self, name: str, freeze_s: float = FREEZE_S) -> None:
+    def __init__(self, name: str, freeze_s: float = FREEZE_S, slowest_s: float = 0.0) -> None:
         self.name, self.freeze_s = name, freeze_s
         self.state = "absent"
         self.newest_s: float | None = None
         self.losses = 0
-        self._last_text = ""
+        self._rhythm = Rhythm(slowest_s)
+        self._notices = ChangeNotices()
+
+    @property
+    def limit_s(self) -> float:
+        """Age of the newest evidence from which on the device is frozen: ``freeze_s``, more if it is slow."""
+        return self._rhythm.limit_s(self.freeze_s)
+
+    @property
+    def interval_s(self) -> float:
+        """Longest time that is usual between two pieces of evidence; 0 for a device that may not be slow."""
+        return self._rhythm.usual_s
 
     def add_evidence(self, time_s: float) -> None:
         """Count a new frame or block of sound, stamped ``time_s``. Old evidence makes no device live."""
         self.newest_s = max(time_s, self.newest_s if self.newest_s is not None else time_s)
+        self._rhythm.add(time_s)
+
+    def interrupt(self) -> None:
+        """Take the time until the next evidence for a loss of the device, not for a pause that it makes."""
+        self._rhythm.interrupt()
 
     def step(self, now_s: float, loss: DeviceLoss | None = None) -> list[Notice]:
-        """Update the state at ``now_s``; return a notice if it changed.
+        """Update the state at ``now_s``; return a notice if it changed, unless there were too many.
 
         ``loss``: the device's last report of a loss, unless evidence came after it.
         """
         if loss is not None:
             state, why = ("absent" if self.newest_s is None else "lost"), f": {loss.reason}"
+            self.interrupt()
         elif self.newest_s is None:
             return []
-        elif now_s - self.newest_s <= self.freeze_s:
+        elif now_s - self.newest_s <= self.limit_s:
             state, why = "live", ""
         else:  # a lost device stays lost until new evidence comes
             state, why = ("lost" if self.state == "lost" else "frozen"), ""
         self.losses += self.state == "live" and state != "live"
         self.state = state
-        text = f"{self.name} {state}{why}"
-        if text == self._last_text:
-            return []
-        self._last_text = text
-        return [Notice(round(now_s, 3), text)]
+        return self._notices.step(now_s, f"{self.name} {state}{why}")
 
     def status(self, now_s: float) -> DeviceStatus:
         """Return the device's part of a ``Status`` at ``now_s``."""
@@ -109,15 +148,19 @@ class DeviceThread:
         clock: Clock,
         freeze_s: float = FREEZE_S,
         queued_events: int = QUEUED_EVENTS,
+        slowest_s: float = 0.0,
     ) -> None:
         """Start the thread.
 
         ``stream`` opens the device and yields its frames or sound until the event is set, or raises
-        DeviceError. ``queued_events``: events that may wait for the next tick; older ones are dropped.
+        DeviceError. ``freeze_s``, ``slowest_s``: as the monitor's. ``queued_events``: events that may wait
+        for the next tick; older ones are dropped.
         """
-        self.monitor = DeviceMonitor(name, freeze_s)
+        self.monitor = DeviceMonitor(name, freeze_s, slowest_s)
         self._stream, self._clock = stream, clock
-        self._queue: BoundedQueue[Frame | Sound | DeviceLoss] = BoundedQueue(queued_events, "drop-oldest")
+        self._queue: BoundedQueue[Frame | Sound | DeviceLoss] = BoundedQueue(
+            queued_events, "drop-oldest", ByteLimit(QUEUED_BYTES, held_bytes)
+        )
         self._loss: DeviceLoss | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -135,6 +178,7 @@ class DeviceThread:
         for event in self._queue.take_all():
             if isinstance(event, DeviceLoss):
                 self._loss, interrupted = event, True
+                self.monitor.interrupt()
                 events.clear()  # events before the loss belong to the stream that ended
             else:
                 self._loss = None
@@ -159,13 +203,22 @@ class DeviceThread:
                     reason = "the stream ended"
                 except DeviceError as error:
                     reason = str(error)
+                except Closed:
+                    raise
+                except Exception as error:  # whatever a driver or a library makes of a device: try again
+                    reason = f"{type(error).__name__}: {_without_password(error)}"
                 self._queue.put(DeviceLoss(self._clock.now_s(), reason))
                 self._closing.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         except Closed:
             return
-        except BaseException as error:  # a defect of the program, not a device: the session raises it
+        except BaseException as error:
             self._queue.fail(error)
+
+
+def _without_password(error: Exception) -> str:
+    """Return the first line of an error's text, with no user and password in its addresses."""
+    return re.sub(r"://\S*@", "://", str(error).partition("\n")[0])
 
 
 Role = Literal["camera", "microphone"]

@@ -66,6 +66,13 @@ def test_a_file_changes_what_it_names_and_an_override_beats_it(live: Path) -> No
     assert config.camera.width_px == LiveConfig().camera.width_px
 
 
+@pytest.mark.parametrize("rate_hz", [0.2, 120.0])
+def test_slow_and_fast_cameras_can_be_configured(rate_hz: float, live: Path) -> None:
+    live.write_text(f"[camera]\nframe_rate_hz = {rate_hz}\nopen_s = 20\n")
+    camera = read_live_config(live).camera
+    assert (camera.frame_rate_hz, camera.open_s) == (rate_hz, 20.0)
+
+
 def test_an_index_and_a_port_may_be_numbers(live: Path) -> None:
     live.write_text("[camera]\ndevice = 2\n[controls]\nosc_in = 9001\n")
     config = read_live_config(live, ["microphone.device=5"])
@@ -102,6 +109,8 @@ def test_every_kind_of_camera_can_be_named(device: str, live: Path) -> None:
         ("[camera]\nfreeze_s = 0.1", ["camera.freeze_s must be from 0.2 to 30 seconds, got 0.1"]),
         ("[camera]\nfreeze_s = nan", ["camera.freeze_s must be from 0.2 to 30 seconds, got nan"]),
         ("[camera]\nfreeze_s = inf", ["camera.freeze_s"]),
+        ("[camera]\nopen_s = 0", ["camera.open_s must be from 0.1 to 60 seconds, got 0"]),
+        ("[camera]\nframe_rate_hz = 0", ["camera.frame_rate_hz must be from 0.1 to 240 Hz, got 0"]),
         ('[microphone]\ndevice = " "', ["microphone.device must be a name"]),
         ("[microphone]\nnoise_floor_dbfs = 3", ["from -120 to 0 dBFS, got 3"]),
         ("[narrator]\nevery_s = -1", ["narrator.every_s must be from 0 to 3600 seconds"]),
