@@ -3,7 +3,8 @@
 A pure step, without threads and without a clock: inputs are stamped, and the output depends on nothing
 else. Frames lie on the grid of ``frame_hop_s`` and are encoded when they enter it. Log-mel is computed
 incrementally, and the audio encoder runs once per ``audio_stride_s`` on the newest window. Over a whole
-clip this gives what ``Predictor.encode(window_at(...))`` gives.
+clip this gives what ``Predictor.encode(window_at(...))`` gives. A window that holds less sound than
+``Predictor.least_sound_s`` is mostly padding. It is not heard, unless the sound has ended.
 
 ``encode_frame``, ``encode_sound`` and ``read`` compute at once. A caller that can wait prepares several
 ticks, encodes them in one batch with ``encode``, adds the tokens with ``add_frame_tokens`` and
@@ -12,6 +13,7 @@ ticks, encodes them in one batch with ``encode``, adds the tokens with ``add_fra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,7 +29,7 @@ from vaemotion.contract.confidence import Confidence, apply
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prediction import Affect
-from vaemotion.contract.windows import window_frame_indices
+from vaemotion.contract.windows import EPSILON_S, window_frame_indices
 
 Float32 = npt.NDArray[np.float32]
 
@@ -45,6 +47,18 @@ class Evidence:
     reading: Reading
     plain: Tokens
     enhanced: Tokens
+
+
+@dataclass(frozen=True)
+class SoundWindow:
+    """The newest window of sound: its end, the seconds of sound in it, and its log-mel (frames, mels).
+
+    The rest of the log-mel is padding. It is normalized for the audio encoder.
+    """
+
+    end_s: float
+    sound_s: float
+    log_mel: Float32
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class Perception:
         self._log_mel = self._empty_log_mel()
         self._log_mel_end_s = 0.0  # end of the sound that was pushed
         self._audio: Float32 = np.zeros((0, predictor.constants.token_width), np.float32)
-        self._audio_end_s = 0.0  # end of the sound in the audio tokens
+        self._audio_end_s = self._audio_sound_s = 0.0  # end and seconds of the sound in the audio tokens
         self._frames: dict[int, Float32] = {}  # grid point → tokens (T, D)
         self._taken_s: float | None = None  # time at which a camera took the newest frame, if one did
 
@@ -105,23 +119,36 @@ class Perception:
         with self.times.measure("log-mel"):
             self._log_mel.push(sound.samples)
 
-    def encode_sound(self) -> None:
-        """Encode the newest window of sound."""
-        end_s, log_mel = self.newest_sound_window()
-        self.add_audio_tokens(end_s, self.encode("audio_encoder", [log_mel])[0])
+    def encode_sound(self, sound_end_s: float | None = None) -> None:
+        """Encode the newest window of sound, if there is enough of it (see ``newest_sound_window``)."""
+        window = self.newest_sound_window(sound_end_s)
+        if window is not None:
+            tokens = self.encode("audio_encoder", [window.log_mel])[0]
+            self.add_audio_tokens(window.end_s, tokens, window.sound_s)
 
-    def newest_sound_window(self) -> tuple[float, Float32]:
-        """Return the end of the newest window of sound and its log-mel (frames, mels).
+    def newest_sound_window(self, sound_end_s: float | None = None) -> SoundWindow | None:
+        """Return the newest window of sound, None where it holds too little sound to be heard.
 
-        The log-mel is normalized for the audio encoder. It is a view that the next ``push_sound`` changes.
+        ``sound_end_s``: end of a file's sound, None while it goes on or where it is not known. A sound that
+        was pushed to its end is heard however short it is. The log-mel is a view that the next
+        ``push_sound`` changes.
         """
-        return self._log_mel_end_s, self._log_mel.newest
+        n_samples, config = self._log_mel.n_samples, self._front_end.log_mel
+        sound_s = self._front_end.held_sound_s(n_samples)
+        is_whole = sound_end_s is not None and self._log_mel_end_s >= sound_end_s - EPSILON_S
+        is_enough = sound_s >= self.predictor.least_sound_s - EPSILON_S
+        if not is_enough and not (is_whole and config.frames_in(n_samples)):
+            return None
+        return SoundWindow(self._log_mel_end_s, sound_s, self._log_mel.newest)
 
-    def add_audio_tokens(self, end_s: float, tokens: Float32) -> None:
-        """Replace the audio tokens by those (N, D) of a window of sound that ended at ``end_s``."""
-        self._audio, self._audio_end_s = tokens, end_s
+    def add_audio_tokens(self, end_s: float, tokens: Float32, sound_s: float) -> None:
+        """Replace the audio tokens by those (N, D) of a window of sound that ended at ``end_s``.
+
+        ``sound_s``: seconds of sound in that window.
+        """
+        self._audio, self._audio_end_s, self._audio_sound_s = tokens, end_s, sound_s
         if self._recorder is not None:
-            self._recorder.add_audio_tokens(end_s, tokens)
+            self._recorder.add_audio_tokens(end_s, tokens, sound_s)
 
     def forget_sound(self) -> None:
         """Drop all sound and its tokens, after the microphone was lost or reopened."""
@@ -130,7 +157,8 @@ class Perception:
         self._log_mel, self._audio = self._empty_log_mel(), self._audio[:0]
 
     def _empty_log_mel(self) -> StreamingWindow:
-        return StreamingWindow(self._front_end.audio_window_frames, self._front_end.log_mel)
+        front_end = self._front_end
+        return StreamingWindow(front_end.audio_window_frames, front_end.log_mel, front_end.sound_padding)
 
     @property
     def newest_s(self) -> float:
@@ -199,7 +227,8 @@ class Perception:
         """Return the window that ``read`` reads at ``now_s``, or None without recent evidence."""
         if self._recorder is not None:
             self._recorder.read(now_s)
-        tokens, path = self._tokens(now_s)
+        tokens = self._tokens(now_s)
+        path = tokens.path
         if path is None:
             return None
         visual_age_s = None
@@ -217,18 +246,21 @@ class Perception:
             adapted = self.predictor.adapt_all([window.tokens for window in windows])
         return [
             Evidence(
-                with_confidence(window.reading(affect), affect, self.predictor.confidence),
+                with_confidence(
+                    window.reading(affect), affect, self.predictor.confidence, window.tokens.sound_s
+                ),
                 window.tokens,
                 enhanced,
             )
             for window, (affect, enhanced) in zip(windows, adapted, strict=True)
         ]
 
-    def _tokens(self, now_s: float) -> tuple[Tokens, str | None]:
-        """Return the window's tokens and its path, None where nothing recent is there."""
+    def _tokens(self, now_s: float) -> Tokens:
+        """Return the window's tokens, without those that are not recent."""
         constants, windows = self.predictor.constants, self._front_end.windows
         visual = np.zeros((0, constants.tokens_per_frame, constants.token_width), np.float32)
-        ages_s, audio, audio_age_s = np.zeros(0, np.float32), self._audio[:0], 0.0
+        ages_s, audio = np.zeros(0, np.float32), self._audio[:0]
+        audio_age_s, sound_s = 0.0, math.inf
         newest = max(self._frames, default=None)
         if newest is not None and now_s - newest * windows.frame_hop_s <= STALE_S:
             # a grid point that was missed is left out, as those before the stream's start are
@@ -237,18 +269,19 @@ class Perception:
             ages_s = np.array([max(0.0, now_s - i * windows.frame_hop_s) for i in shown], np.float32)
         if len(self._audio) and now_s - self._audio_end_s <= STALE_S:
             audio, audio_age_s = self._audio, max(0.0, now_s - self._audio_end_s)
-        path = {(True, True): "audio-visual", (True, False): "visual", (False, True): "audio"}.get(
-            (len(visual) > 0, len(audio) > 0)
-        )
-        return Tokens(visual, ages_s, audio, audio_age_s), path
+            sound_s = self._audio_sound_s
+        return Tokens(visual, ages_s, audio, audio_age_s, sound_s)
 
 
-def with_confidence(reading: Reading, affect: Affect, confidence: Confidence | None) -> Reading:
+def with_confidence(
+    reading: Reading, affect: Affect, confidence: Confidence | None, sound_s: float
+) -> Reading:
     """Add calibrated emotions, confidence and intervals to the reading of ``affect``.
 
-    Returns the reading unchanged where the bundle has no calibration for its path.
+    ``sound_s``: seconds of sound in its window. Returns the reading unchanged where the bundle has no
+    calibration for its path.
     """
-    calibrated = None if confidence is None else apply(confidence, reading.path, affect)
+    calibrated = None if confidence is None else apply(confidence, reading.path, affect, sound_s)
     if calibrated is None:
         return reading
     return replace(

@@ -6,6 +6,7 @@ checkpoint's torch modules behind the same few methods when an export is compare
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from vaemotion.contract.bundle import (
     read_manifest,
     verify_files,
 )
-from vaemotion.contract.confidence import Confidence, confidence_of
+from vaemotion.contract.confidence import Confidence, confidence_of, scaled
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import (
     Clip,
@@ -48,6 +49,7 @@ from vaemotion.contract.front_end import (
     window_ends_s,
 )
 from vaemotion.contract.prediction import Affect, Prediction, Question, rotated_options
+from vaemotion.contract.prompt_tokens import PromptTokens
 from vaemotion.contract.prompts import PromptTemplate, listed_question
 
 Float32 = npt.NDArray[np.float32]
@@ -107,13 +109,21 @@ class Tokens:
     """One window's tokens.
 
     ``visual`` (n, T, D): n frames, oldest first, of ages ``frame_ages_s`` (n,). ``audio`` (N_a, D), or (0, D)
-    without sound; its newest token is ``audio_age_s`` old.
+    without sound; its newest token is ``audio_age_s`` old, and its window held ``sound_s`` seconds of sound.
     """
 
     visual: Float32
     frame_ages_s: Float32
     audio: Float32
     audio_age_s: float
+    sound_s: float = math.inf
+
+    @property
+    def path(self) -> str | None:
+        """The path of these tokens, None where there are none."""
+        return {(True, True): "audio-visual", (True, False): "visual", (False, True): "audio"}.get(
+            (len(self.visual) > 0, len(self.audio) > 0)
+        )
 
     def only(self, path: str) -> Tokens:
         """Return the tokens that a path reads."""
@@ -189,7 +199,7 @@ class Predictor(Generic[A]):
     """A ``vaemotion.contract.prediction.Predict`` over engines and a language model.
 
     ``engines`` by role; ``delimiters`` (2, D) around the audio tokens; ``confidence``: the bundle's
-    calibration, if it has one.
+    calibration, if it has one. The standard deviations of an affect are scaled by it.
     """
 
     def __init__(
@@ -207,11 +217,18 @@ class Predictor(Generic[A]):
         self.tokenizer = tokenizer
         self.delimiters = delimiters
         self.confidence = confidence
+        self._prompt_tokens = PromptTokens(tokenizer, constants.prompt)
         prefix = self.token_ids(constants.prompt.prefix)
         self._prefix_tokens = len(prefix)
         self._before_frame = language_model.embed(self.token_ids(constants.prompt.before_picture))
         self._after_frame = language_model.embed(self.token_ids(constants.prompt.after_picture))
         language_model.set_prefix(language_model.embed(prefix))
+
+    @property
+    def least_sound_s(self) -> float:
+        """Seconds of sound from which a stream that goes on is heard."""
+        front_end = self.constants.front_end
+        return front_end.least_sound_s if self.confidence is None else self.confidence.least_sound_s
 
     def with_engines(self, engines: Mapping[str, Engine], language_model: A | None = None) -> Predictor[A]:
         """Return the same predictor with other engines for some roles, or another language model."""
@@ -220,8 +237,8 @@ class Predictor(Generic[A]):
         return Predictor(self.constants, parts, model, self.tokenizer, self.delimiters, self.confidence)
 
     def token_ids(self, text: str) -> list[int]:
-        """Return the ids of a text that may hold special tokens."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        """Return the ids of a part of the prompt's template, which may hold special tokens."""
+        return self._prompt_tokens.of_template(text)
 
     def encode(self, inputs: EncoderInputs) -> Tokens:
         """Encode a window's frames and sound to tokens; each encoder runs at most once."""
@@ -232,7 +249,7 @@ class Predictor(Generic[A]):
             visual = self.engines["vision_encoder"].run({"pixels": inputs.pixels})["tokens"]
         if len(inputs.log_mel):
             audio = self.engines["audio_encoder"].run({"log_mel": inputs.log_mel})["tokens"][0]
-        return Tokens(visual, inputs.frame_ages_s, audio, inputs.audio_age_s)
+        return Tokens(visual, inputs.frame_ages_s, audio, inputs.audio_age_s, inputs.sound_s)
 
     def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:
         """Return the affect that a window expresses, and its emotion-enhanced tokens."""
@@ -246,8 +263,16 @@ class Predictor(Generic[A]):
         )
         rows = [{name: values[k : k + 1] for name, values in out.items()} for k in range(len(windows))]
         return [
-            (affect_of(row), self._enhanced(row, tokens)) for row, tokens in zip(rows, windows, strict=True)
+            (self._affect(row, tokens), self._enhanced(row, tokens))
+            for row, tokens in zip(rows, windows, strict=True)
         ]
+
+    def _affect(self, out: Mapping[str, npt.NDArray[Any]], tokens: Tokens, prefix: str = "") -> Affect:
+        """Return the first row's affect, its standard deviations scaled for as much sound as there is."""
+        affect = affect_of(out, prefix)
+        if self.confidence is None or tokens.path is None:
+            return affect
+        return scaled(self.confidence, tokens.path, affect, tokens.sound_s)
 
     def _enhanced(self, out: Mapping[str, npt.NDArray[Any]], tokens: Tokens) -> Tokens:
         """Return the EmoAdapter's tokens without the padding of its fixed lengths."""
@@ -258,6 +283,7 @@ class Predictor(Generic[A]):
             tokens.frame_ages_s,
             out["enhanced_audio_tokens"][0, : len(tokens.audio)],
             tokens.audio_age_s,
+            tokens.sound_s,
         )
 
     def prompt(self, tokens: Tokens, question: str) -> Float32:
@@ -269,12 +295,12 @@ class Predictor(Generic[A]):
         parts = [part for frame in newest for part in (self._before_frame, frame, self._after_frame)]
         if len(tokens.audio):
             parts += [self.delimiters[:1], tokens.audio, self.delimiters[1:]]
-        parts.append(self.language_model.embed(self.token_ids(self.constants.prompt.question_text(question))))
+        parts.append(self.language_model.embed(self._prompt_tokens.of_question(question)))
         return np.concatenate(parts)
 
     def option_ids(self, option: str) -> list[int]:
         """Return the token ids of an answer as the model would give it, closed by the stop token."""
-        return [*self.token_ids(self.constants.prompt.answer_text(option)), self.constants.stop_token_id]
+        return [*self._prompt_tokens.of_answer(option), self.constants.stop_token_id]
 
     def __call__(self, clip: Clip, path: str, questions: Sequence[Question]) -> Prediction:
         """Predict affect and answers of a clip on ``path``.
@@ -299,8 +325,8 @@ class Predictor(Generic[A]):
     def _window(self, clip: Clip, now_s: float, path: str) -> _Window:
         plain = self.encode(window_at(clip, now_s, path, self.constants.front_end))
         out = self.engines["emo_adapter"].run(adapter_inputs(plain, self.constants))
-        induced = affect_of(out, "induced_") if "induced_valence_arousal" in out else None
-        return _Window(plain, self._enhanced(out, plain), affect_of(out), induced)
+        induced = self._affect(out, plain, "induced_") if "induced_valence_arousal" in out else None
+        return _Window(plain, self._enhanced(out, plain), self._affect(out, plain), induced)
 
     def _scores(self, window: _Window, question: Question) -> npt.NDArray[np.float64]:
         prompt = self.prompt(window.tokens_for(question), question.text)

@@ -66,9 +66,9 @@ class FeatureRecorder:
         """Record that no newer frame came for grid point ``index``."""
         self._append({"kind": "still", "index": index})
 
-    def add_audio_tokens(self, end_s: float, tokens: Float32) -> None:
-        """Record the tokens (N, D) of a window of sound that ended at ``end_s``."""
-        self._append({"kind": "sound", "heard_s": end_s}, tokens)
+    def add_audio_tokens(self, end_s: float, tokens: Float32, sound_s: float) -> None:
+        """Record the tokens (N, D) of a window with ``sound_s`` s of sound that ended at ``end_s``."""
+        self._append({"kind": "sound", "heard_s": end_s, "sound_s": sound_s}, tokens)
 
     def forget(self, what: Literal["pictures", "sound"]) -> None:
         """Record that a device was lost or reopened, so that its tokens were dropped."""

@@ -44,10 +44,11 @@ class RepeatedFrame:
 
 @dataclass(frozen=True)
 class AudioTokens:
-    """Tokens (N, D) of a window of sound that ended at ``end_s``."""
+    """Tokens (N, D) of a window with ``sound_s`` seconds of sound that ended at ``end_s``."""
 
     end_s: float
     tokens: Float32
+    sound_s: float
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def _next(file: BinaryIO, constants: Constants) -> Record | None:
             if tokens is None:
                 return None
             if kind == "sound":
-                return AudioTokens(float(values["heard_s"]), tokens)
+                # Recordings that are older than the field took every window for a filled one.
+                filled_s = constants.front_end.windows.audio_window_s
+                return AudioTokens(float(values["heard_s"]), tokens, float(values.get("sound_s", filled_s)))
             taken_s = values["taken_s"]
             return FrameTokens(int(values["index"]), None if taken_s is None else float(taken_s), tokens)
         case "still":
@@ -165,7 +168,7 @@ def replay(path: Path, bundle_sha256: str, perception: Perception) -> Iterator[E
             case RepeatedFrame():
                 perception.repeat_frame(record.index)
             case AudioTokens():
-                perception.add_audio_tokens(record.end_s, record.tokens)
+                perception.add_audio_tokens(record.end_s, record.tokens, record.sound_s)
             case Forgotten():
                 (perception.forget_frames if record.what == "pictures" else perception.forget_sound)()
             case ReadingRequest():

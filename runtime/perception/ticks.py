@@ -18,7 +18,7 @@ from runtime.clock import Clock
 from runtime.engines.cache import BatchProfile
 from runtime.machine.stop import Stop
 from runtime.messages import Frame, Message, Notice, Picture
-from runtime.perception.perception import Evidence, Perception, Window
+from runtime.perception.perception import Evidence, Perception, SoundWindow, Window
 from runtime.perception.schedule import Due, Schedule
 from runtime.show.controls import ControlState
 from runtime.show.status import Progress
@@ -48,9 +48,8 @@ class Tick:
     pixels: Float32 | None = None
     # Time at which a camera took the frame; None in a file.
     taken_s: float | None = None
-    # (frames, mels) of the sound until ``heard_s``; None when no sound is due.
-    log_mel: Float32 | None = None
-    heard_s: float = 0.0
+    # The newest window of sound; None when no sound is due, or when there is too little of it.
+    sound: SoundWindow | None = None
     # Tokens of the frame, (T, D), and of the sound, (N, D).
     visual: Float32 | None = None
     audio: Float32 | None = None
@@ -236,9 +235,12 @@ class Intake:
             tick.index = due.frame * self._grid_points
             self._look(self._frame, tick)
         if due.sound and self._unheard and not self._presenter.controls.ignoring_audio:
-            tick.heard_s, log_mel = self.perception.newest_sound_window()
-            tick.log_mel = log_mel if self._batch_ticks == 1 else log_mel.copy()
-            self._unheard = False
+            window = self.perception.newest_sound_window(tick.arrived.sound_end_s)
+            if window is not None:
+                # The ticks after this one change the view before their batch is encoded.
+                is_alone = self._batch_ticks == 1
+                tick.sound = window if is_alone else replace(window, log_mel=window.log_mel.copy())
+                self._unheard = False
 
     def _look(self, frame: Frame, tick: Tick) -> None:
         """Prepare a frame for the vision encoder, unless it was encoded already."""
@@ -257,7 +259,7 @@ class Intake:
 def encode(perception: Perception, ticks: Sequence[Tick]) -> None:
     """Encode the frames and sounds of several ticks into tokens, each kind in one batch."""
     seen = [(tick, tick.pixels) for tick in ticks if tick.pixels is not None]
-    heard = [(tick, tick.log_mel) for tick in ticks if tick.log_mel is not None]
+    heard = [(tick, tick.sound.log_mel) for tick in ticks if tick.sound is not None]
     visual = perception.encode("vision_encoder", [pixels for _, pixels in seen])  # each (T, D)
     audio = perception.encode("audio_encoder", [log_mel for _, log_mel in heard])  # each (N, D)
     for (tick, _), tokens in zip(seen, visual, strict=True):
@@ -280,7 +282,7 @@ def _window(perception: Perception, tick: Tick) -> Window | None:
         perception.add_frame_tokens(tick.index, tick.visual, tick.taken_s)
     elif tick.index is not None:
         perception.repeat_frame(tick.index)
-    if tick.audio is not None:
-        perception.add_audio_tokens(tick.heard_s, tick.audio)
+    if tick.audio is not None and tick.sound is not None:
+        perception.add_audio_tokens(tick.sound.end_s, tick.audio, tick.sound.sound_s)
     tick.newest_s = perception.newest_s
     return perception.window(tick.arrived.now_s(tick.time_s)) if tick.due else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,34 @@ from calibration.confidence import (
     fit_confidence,
     fit_temperature,
     read_paths,
+    stages_s,
 )
 from export.predictors import checkpoint_predictor
 from runtime.machine.threads import ThreadBudget
 from runtime.messages import Sound
 from runtime.perception.perception import Perception
 from runtime.perception.predictor import Predictor, open_predictor
-from tests.tiny import tiny_clip, tiny_model
+from tests.tiny import tiny_clip, tiny_config, tiny_model
+from vaemotion.contract.audio import SAMPLE_RATE_HZ, log_mel, normalized_window
 from vaemotion.contract.bundle import BundleError, read_manifest
-from vaemotion.contract.confidence import confidence_of, tempered
+from vaemotion.contract.confidence import Confidence, confidence_of, tempered
 from vaemotion.contract.errors import UserError
-from vaemotion.contract.front_end import PATHS, window_at
+from vaemotion.contract.front_end import PATHS, FrontEnd, window_at
 from vaemotion.contract.prediction import Affect
 from vaemotion.data.art.art import sample_work, work_seed
+
+CONFIG = tiny_config()
+FRONT_END = FrontEnd(CONFIG.log_mel, CONFIG.image, CONFIG.windows)  # audio windows of 1 s
+
+
+def filled(affects_by_path: Mapping[str, list[Affect]], labels: list[Label], seed: int = 0) -> Confidence:
+    """Calibrate with the same reading at every stage of a path."""
+    stages = {path: len(stages_s(path, FRONT_END)) for path in affects_by_path}
+    predictions = [
+        {path: [affects[i]] * stages[path] for path, affects in affects_by_path.items()}
+        for i in range(min(map(len, affects_by_path.values())))
+    ]
+    return calibrate(predictions, labels, FRONT_END, seed)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -137,9 +153,9 @@ def test_the_calibration_error_is_the_gap_between_sure_and_right() -> None:
 def test_overconfidence_is_found_and_corrected_on_works_that_did_not_fit() -> None:
     affects, labels = material(4000)
     timid, same_labels = material(4000, sharpness=0.5, spread_share=3.0)
-    found = calibrate({"audio": affects, "visual": timid}, labels)
+    found = filled({"audio": affects, "visual": timid}, labels)
     assert [label.valence for label in labels] == [label.valence for label in same_labels]
-    sharp, soft = found.paths["audio"], found.paths["visual"]
+    sharp, soft = found.paths["audio"][-1], found.paths["visual"][-1]
     assert (sharp.temperature, soft.temperature) == pytest.approx((2.0, 0.5), rel=0.1)
     assert (sharp.valence_quantile, soft.arousal_quantile) == pytest.approx(
         (GAUSSIAN_QUANTILE / 0.4, GAUSSIAN_QUANTILE / 3), rel=0.06
@@ -150,19 +166,37 @@ def test_overconfidence_is_found_and_corrected_on_works_that_did_not_fit() -> No
     for path in (sharp, soft):
         assert path.after.valence_coverage == pytest.approx(0.9, abs=0.025)
         assert path.after.arousal_coverage == pytest.approx(0.9, abs=0.025)
+        assert (path.valence_scale, path.arousal_scale) == (1.0, 1.0)
+
+
+def test_a_window_that_fills_has_a_deviation_as_large_as_its_errors() -> None:
+    affects, labels = material(4000)  # whose deviations are 0.4 times the true ones
+    stages = filled({"audio": affects}, labels).paths["audio"]
+    assert [stage.from_s for stage in stages] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
+    for stage in stages[:-1]:
+        assert (stage.valence_scale, stage.arousal_scale) == pytest.approx((2.5, 2.5), rel=0.05)
+        assert stage.valence_quantile == pytest.approx(GAUSSIAN_QUANTILE, rel=0.06)
+        assert stage.after.valence_coverage == pytest.approx(0.9, abs=0.025)
+        assert stage.after.valence_nll < stage.before.valence_nll - 1
+    assert stages[-1].after.valence_nll == stages[-1].before.valence_nll
+
+
+def test_a_deviation_that_is_large_enough_is_not_made_smaller() -> None:
+    timid, labels = material(400, spread_share=3.0)
+    assert {stage.arousal_scale for stage in filled({"audio": timid}, labels).paths["audio"]} == {1.0}
 
 
 def test_a_work_fits_or_judges_and_never_both() -> None:
     affects, labels = material(41)
-    whole = calibrate({"audio": affects}, labels)
+    whole = filled({"visual": affects}, labels)
     assert (whole.fitted_on, whole.judged_on) == (21, 20)
     fitted = judged = 0
     for i in range(len(labels)):
         doubtful = np.full(9, 1 / 9)
         changed = [*labels[:i], replace(labels[i], emotions=doubtful), *labels[i + 1 :]]
-        path = calibrate({"audio": affects}, changed).paths["audio"]
-        fits = path.temperature != whole.paths["audio"].temperature
-        judges = path.before != whole.paths["audio"].before
+        path = filled({"visual": affects}, changed).paths["visual"][0]
+        fits = path.temperature != whole.paths["visual"][0].temperature
+        judges = path.before != whole.paths["visual"][0].before
         assert fits != judges
         fitted, judged = fitted + fits, judged + judges
     assert (fitted, judged) == (21, 20)
@@ -170,7 +204,7 @@ def test_a_work_fits_or_judges_and_never_both() -> None:
 
 def test_the_seed_draws_the_halves() -> None:
     affects, labels = material(60)
-    first, again, other = (calibrate({"audio": affects}, labels, seed) for seed in (0, 0, 1))
+    first, again, other = (filled({"audio": affects}, labels, seed) for seed in (0, 0, 1))
     assert first == again
     assert first.paths != other.paths
     assert other.seed == 1
@@ -178,11 +212,11 @@ def test_the_seed_draws_the_halves() -> None:
 
 def test_too_few_works_and_unequal_numbers_are_refused() -> None:
     affects, labels = material(LEAST_WORKS)
-    calibrate({"audio": affects}, labels)
+    filled({"audio": affects}, labels)
     with pytest.raises(ValueError, match="needs 20 labels"):
-        calibrate({"audio": affects[:-1]}, labels[:-1])
-    with pytest.raises(ValueError, match="got 20 and 20 on audio, 19 on visual"):
-        calibrate({"audio": affects, "visual": affects[:-1]}, labels)
+        filled({"audio": affects[:-1]}, labels[:-1])
+    with pytest.raises(ValueError, match="got 20 and 19"):
+        filled({"audio": affects[:-1]}, labels)
 
 
 # --- from a predictor -------------------------------------------------------------------------------------
@@ -210,10 +244,12 @@ def test_every_path_is_calibrated_and_nothing_is_encoded_twice(predictor: Predic
     assert set(found.paths) == set(PATHS)
     assert (found.fitted_on, found.judged_on) == (12, 12)
     frames = predictor.constants.front_end.windows.frames
+    stages = {path: len(stages_s(path, predictor.constants.front_end)) for path in PATHS}
+    assert {path: len(found.paths[path]) for path in PATHS} == stages
     assert {role: engine.rows for role, engine in engines.items()} == {
         "vision_encoder": 24 * frames,
-        "audio_encoder": 24,
-        "emo_adapter": 24 * 3,
+        "audio_encoder": 24 * stages["audio"],
+        "emo_adapter": 24 * sum(stages.values()),
     }
 
 
@@ -223,11 +259,48 @@ def test_a_path_reads_what_it_perceives_and_nothing_else(predictor: Predictor[An
     work = sample_work(work_seed("validation", 3))
     front_end = predictor.constants.front_end
     clip = procedural_window_clip(work, front_end, 5)
-    for path, affect in read_paths(predictor, work, 5).items():
+    for path, (*_, affect) in read_paths(predictor, work, 5).items():
         alone, _ = predictor.adapt(predictor.encode(window_at(clip, clip.duration_s, path, front_end)))
         assert (affect.valence, affect.arousal_sd) == pytest.approx(
             (alone.valence, alone.arousal_sd), abs=1e-5
         )
+
+
+class Remembering:
+    """An engine that keeps its inputs."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.inputs = engine, []
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.inputs.append(arrays)
+        return self.engine.run(arrays)
+
+
+def test_an_early_stage_reads_a_stream_that_has_just_begun(predictor: Predictor[Any]) -> None:
+    from calibration.samples import procedural_window_clip
+
+    work, front_end = sample_work(work_seed("validation", 3)), predictor.constants.front_end
+    audio, adapter = (Remembering(predictor.engines[role]) for role in ("audio_encoder", "emo_adapter"))
+    read_paths(predictor.with_engines({"audio_encoder": audio, "emo_adapter": adapter}), work, 5)
+    samples = procedural_window_clip(work, front_end, 5).samples
+    assert samples is not None
+    config, frames = front_end.log_mel, front_end.audio_window_frames
+    starts_s = pairwise(stages_s("audio", front_end))
+    for window, (from_s, to_s) in zip(audio.inputs[1:], starts_s, strict=True):
+        mel = window["log_mel"][0]
+        heard = frames - int((mel == mel[-1]).all(axis=1)[::-1].argmin())  # before the padding
+        assert config.frames_in(round(from_s * SAMPLE_RATE_HZ)) <= heard <= to_s / config.hop_s
+        # It is the newest sound, of one of the lengths that have so many frames.
+        shortest = config.samples_for(heard)
+        begins = [
+            samples[-n:][: config.frame_samples] for n in range(shortest, shortest + config.hop_samples)
+        ]
+        first = [normalized_window(log_mel(begin, config), 1, config)[0] for begin in begins]
+        assert min(np.abs(frame - mel[0]).max() for frame in first) < 1e-5
+    masks = [int(inputs["visual_mask"].sum()) for inputs in adapter.inputs if inputs["visual_mask"].any()]
+    assert masks[0] == max(masks)  # on the visual path alone: filled
+    assert min(masks) < max(masks)  # an early stream has seen less
 
 
 def test_a_slow_machine_takes_fewer_works_and_a_very_slow_one_says_so() -> None:
@@ -267,7 +340,7 @@ def test_a_bundle_carries_it_and_every_reading_shows_it(small_bundle: Path) -> N
         plain = perception.read(1.0)
     for evidence, path in ((heard, "audio"), (both, "audio-visual")):
         assert evidence is not None
-        reading, numbers = evidence.reading, confidence.paths[path]
+        reading, numbers = evidence.reading, confidence.paths[path][-1]
         assert reading.path == path
         assert reading.confidence == max(reading.emotions.values())
         assert reading.valence_interval == pytest.approx(
@@ -283,5 +356,5 @@ def test_a_bundle_carries_it_and_every_reading_shows_it(small_bundle: Path) -> N
 def test_a_bundle_without_it_has_none_and_a_damaged_one_says_what_to_do(small_bundle: Path) -> None:
     manifest = read_manifest(small_bundle)
     assert confidence_of(replace(manifest, lineage={})) is None
-    with pytest.raises(BundleError, match=r"schema 1\); export the checkpoint again"):
+    with pytest.raises(BundleError, match=r"schema 2\); export the checkpoint again"):
         confidence_of(replace(manifest, lineage={"confidence": {"paths": {}}}))

@@ -46,6 +46,11 @@ class LogMelConfig:
         """Seconds from one frame to the next."""
         return self.hop_samples / SAMPLE_RATE_HZ
 
+    @property
+    def silence(self) -> float:
+        """The log-mel of digital silence."""
+        return math.log(self.mel_floor)
+
     def frames_in(self, n_samples: int) -> int:
         """Return the number of whole frames in ``n_samples``."""
         if n_samples < self.frame_samples:
@@ -168,13 +173,16 @@ def log_mel(samples: Float32, config: LogMelConfig) -> Float32:
     return np.log(mel, out=mel).astype(np.float32)
 
 
-def normalized_window(log_mels: Float32, n_frames: int, config: LogMelConfig) -> Float32:
+def normalized_window(
+    log_mels: Float32, n_frames: int, config: LogMelConfig, padding: float = 0.0
+) -> Float32:
     """Return the newest ``n_frames`` frames, normalized, (n_frames, mels) float32. log_mels: (frames, mels).
 
-    A shorter clip is padded on the right with 0 before it is normalized, as ``ASTFeatureExtractor`` does.
+    A shorter clip is padded on the right with ``padding`` before it is normalized. ``ASTFeatureExtractor``
+    pads with 0, which is loud; ``LogMelConfig.silence`` is quiet.
     """
     window = log_mels[-n_frames:]
-    padded = np.zeros((n_frames, config.n_mels), np.float32)
+    padded = np.full((n_frames, config.n_mels), padding, np.float32)
     padded[: len(window)] = window
     return (padded - np.float32(config.mean)) / np.float32(2 * config.std)
 
@@ -204,13 +212,17 @@ class StreamingWindow:
     its front. That happens once per window, so the cost of a hop does not depend on the window's length.
     """
 
-    def __init__(self, n_frames: int, config: LogMelConfig) -> None:
+    def __init__(self, n_frames: int, config: LogMelConfig, padding: float = 0.0) -> None:
+        """Start with a window of ``padding`` (see ``normalized_window``)."""
         self._n, self._stream = n_frames, StreamingLogMel(config)
-        self._rows = normalized_window(np.zeros((0, config.n_mels), np.float32), 2 * n_frames, config)
+        nothing = np.zeros((0, config.n_mels), np.float32)
+        self._rows = normalized_window(nothing, 2 * n_frames, config, padding)
         self._end = 0
+        self.n_samples = 0  # pushed so far
 
     def push(self, samples: Float32) -> None:
         """Add samples (n,) at 16 kHz; n may be longer than the window."""
+        self.n_samples += len(samples)
         frames = self._stream.push(samples)[-self._n :]
         if self._end + len(frames) > len(self._rows):
             kept = self._n - len(frames)

@@ -15,20 +15,37 @@ import numpy.typing as npt
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel, normalized_window
 from vaemotion.contract.image import ImageConfig, prepare_frame
 from vaemotion.contract.records import strict_record
+from vaemotion.contract.settings import shown
 from vaemotion.contract.windows import EPSILON_S, WindowConfig, grid_index, window_frame_indices
 
 Float32 = npt.NDArray[np.float32]
 PATHS: tuple[str, ...] = ("audio", "visual", "audio-visual")
 SILENCE_RMS = 1e-4  # -80 dB of full scale
+ZERO_PADDING, SILENT_PADDING = 1, 2  # versions of the front end
+# Share of an audio window that must hold sound before a stream that goes on is heard, where training or
+# calibration covered windows that are still filling.
+LEAST_SOUND_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """All constants from a medium to the encoders. The checkpoint's config and the manifest store them."""
+    """All constants from a medium to the encoders. The checkpoint's config and the manifest store them.
+
+    ``version``: the padding of an audio window that holds less sound than it is long. Version 1 pads with a
+    log-mel of 0, which is loud, version 2 with that of silence. A model is read with the version that it was
+    trained with. Raises ValueError for any other version.
+    """
 
     log_mel: LogMelConfig = field(default_factory=LogMelConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
+    version: int = SILENT_PADDING
+
+    def __post_init__(self) -> None:
+        if self.version not in (ZERO_PADDING, SILENT_PADDING):
+            raise ValueError(
+                f"front_end.version must be {ZERO_PADDING} or {SILENT_PADDING}, got {shown(self.version)}"
+            )
 
     @property
     def audio_window_frames(self) -> int:
@@ -40,19 +57,40 @@ class FrontEnd:
         """Seconds of sound that fill an audio window; its last frame is a little longer than a hop."""
         return self.log_mel.samples_for(self.audio_window_frames) / SAMPLE_RATE_HZ
 
+    @property
+    def sound_padding(self) -> float:
+        """Log-mel that stands for sound that has not come yet."""
+        return 0.0 if self.version == ZERO_PADDING else self.log_mel.silence
+
+    @property
+    def least_sound_s(self) -> float:
+        """Seconds of sound from which a stream is heard, where no calibration says it.
+
+        Version 1 was trained on filled windows, version 2 also on windows that are still filling.
+        """
+        share = 1.0 if self.version == ZERO_PADDING else LEAST_SOUND_SHARE
+        return share * self.windows.audio_window_s
+
+    def held_sound_s(self, n_samples: int) -> float:
+        """Return the seconds of sound in the newest window of ``n_samples`` samples at 16 kHz."""
+        return min(n_samples / SAMPLE_RATE_HZ, self.windows.audio_window_s)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the constants as nested dictionaries, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FrontEnd:
-        """Return the front end that ``to_dict`` wrote. Raises ValueError for any other fields."""
+        """Return the front end that ``to_dict`` wrote. Raises ValueError for any other fields.
+
+        Checkpoints and bundles that are older than the field ``version`` have version 1.
+        """
         parts = {"log_mel": LogMelConfig, "image": ImageConfig, "windows": WindowConfig}
         sections = {
             name: strict_record(parts[name], section, f"front_end.{name}") if name in parts else section
             for name, section in values.items()
         }
-        return strict_record(cls, sections, "front_end")
+        return strict_record(cls, {"version": ZERO_PADDING, **sections}, "front_end")
 
 
 @dataclass(frozen=True)
@@ -79,7 +117,8 @@ class EncoderInputs:
     """The encoders' inputs for the window that ends at ``now_s``.
 
     ``pixels``: (n, 3, side, side), oldest frame first, n may be 0, with ``frame_ages_s`` (n,). ``log_mel``:
-    (1, frames, mels), or (0, frames, mels) without sound. The sound ended ``audio_age_s`` before ``now_s``.
+    (1, frames, mels), or (0, frames, mels) without sound. The sound ended ``audio_age_s`` before ``now_s``;
+    ``sound_s`` seconds of it are in the window, and the rest of a window is padding.
     """
 
     now_s: float
@@ -87,6 +126,7 @@ class EncoderInputs:
     frame_ages_s: Float32
     log_mel: Float32
     audio_age_s: float = 0.0
+    sound_s: float = math.inf
 
     def only(self, path: str) -> EncoderInputs:
         """Return the inputs that a path reads."""
@@ -122,11 +162,12 @@ def window_at(clip: Clip, now_s: float, path: str, front_end: FrontEnd) -> Encod
     if reads_frames(path):
         pixels, frame_ages_s = _visual_window(clip, now_s, front_end)
     mel = np.zeros((0, front_end.audio_window_frames, front_end.log_mel.n_mels), np.float32)
-    audio_age_s = 0.0
+    audio_age_s, sound_s = 0.0, math.inf
     if reads_sound(path) and clip.samples is not None:
         mel = audio_window(clip.samples, now_s, front_end)[None]
         audio_age_s = max(0.0, now_s - len(clip.samples) / SAMPLE_RATE_HZ)
-    return EncoderInputs(now_s, pixels, frame_ages_s, mel, audio_age_s)
+        sound_s = front_end.held_sound_s(min(round(now_s * SAMPLE_RATE_HZ), len(clip.samples)))
+    return EncoderInputs(now_s, pixels, frame_ages_s, mel, audio_age_s, sound_s)
 
 
 def window_ends_s(clip: Clip, path: str, front_end: FrontEnd) -> list[float]:
@@ -163,7 +204,8 @@ def audio_window(samples: Float32, now_s: float, front_end: FrontEnd) -> Float32
     oldest = max(0, newest - front_end.audio_window_frames)
     first = oldest * config.hop_samples
     span = samples[first : first + config.samples_for(newest - oldest)]
-    return normalized_window(log_mel(span, config), front_end.audio_window_frames, config)
+    frames = front_end.audio_window_frames
+    return normalized_window(log_mel(span, config), frames, config, front_end.sound_padding)
 
 
 def _visual_window(clip: Clip, now_s: float, front_end: FrontEnd) -> tuple[Float32, Float32]:

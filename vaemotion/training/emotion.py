@@ -353,6 +353,7 @@ def run(
     """Train the adapter in place; True when complete (see ``loop.fit``)."""
     identity = [
         config.identity("emotion"),
+        f"front end {model.config.front_end.version}",
         weights_digest(model.base),
         weights_digest(model.audio_pathway),
         *data.ratings_sha256,

@@ -61,7 +61,7 @@ def _recording(item: Item, media_root: Path, front_end: FrontEnd) -> Recording:
     mel = log_mel(samples, front_end.log_mel)
     missing = front_end.audio_window_frames - len(mel)
     if missing > 0:
-        silence = np.full((missing, mel.shape[1]), np.log(front_end.log_mel.mel_floor), np.float32)
+        silence = np.full((missing, mel.shape[1]), front_end.log_mel.silence, np.float32)
         mel = np.concatenate([mel, silence])
     return Recording(CONTENT_CLASSES.index(name), mel)
 
@@ -82,7 +82,7 @@ def strong_augmentation(
     if rng.random() < 0.4:
         below = rng.uniform(1.5, 4.5) + background.max() - mel.max()  # 6 to 20 dB under the recording
         mel = np.logaddexp(mel, background - np.float32(below))
-    mel = np.maximum(mel, np.float32(np.log(config.mel_floor)))
+    mel = np.maximum(mel, np.float32(config.silence))
     normal = (mel - np.float32(config.mean)) / np.float32(2 * config.std)
     for axis, longest in ((0, frames // 8), (0, frames // 8), (1, mel.shape[1] // 8), (1, mel.shape[1] // 8)):
         width = int(rng.integers(0, longest + 1))

@@ -23,7 +23,7 @@ from torch import Tensor
 from vaemotion.contract import prompts
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
-from vaemotion.contract.front_end import FrontEnd
+from vaemotion.contract.front_end import SILENT_PADDING, FrontEnd
 from vaemotion.data.art.art import CONTENT_CLASSES
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
 from vaemotion.model.backbones import AstEncoder
@@ -178,11 +178,15 @@ def import_base(folder: Path, config: TrainingConfig, out: Path) -> None:
 
 
 def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionLLM:
-    """Freeze the base and add a new audio pathway, whose tokens start with the norm of visual tokens."""
+    """Freeze the base and add a new audio pathway, whose tokens start with the norm of visual tokens.
+
+    It is trained with the newest version of the front end, whatever version the base was made with.
+    """
     base.requires_grad_(False)
     torch.manual_seed(config.seed + 2)
     audio_config = AudioPathwayConfig(config.audio_encoder)
-    base.config = replace(base.config, audio=audio_config)
+    front_end = replace(base.config.front_end, version=SILENT_PADDING)
+    base.config = replace(base.config, front_end=front_end, audio=audio_config)
     base.audio = AudioPathway(audio_config, base.width)
     with torch.no_grad():
         side = base.config.front_end.image.side_px
@@ -344,7 +348,8 @@ def run(
 ) -> bool:
     """Train the audio pathway in place; True when complete (see ``loop.fit``)."""
     pairs = Pairs(data, config, model.config.front_end)
-    identity = config.identity("align") + weights_digest(model.base) + data.recordings_sha256
+    version = f"front end {model.config.front_end.version}"
+    identity = config.identity("align") + version + weights_digest(model.base) + data.recordings_sha256
     training_run = TrainingRun(out, config.seed, resume, identity, stop_after)
     objective = Alignment(model, data, config)
     return fit("align", objective, pairs.collate, config.align.optimisation, training_run)

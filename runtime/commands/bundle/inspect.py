@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vaemotion.contract.bundle import MANIFEST_FILE, Manifest, read_manifest, verify_files
-from vaemotion.contract.confidence import confidence_of
+from vaemotion.contract.confidence import Quality, confidence_of
+from vaemotion.contract.front_end import reads_sound
 
 
 def inspect(bundle: Path, as_json: bool) -> None:
@@ -64,14 +65,33 @@ def _origin_lines(manifest: Manifest) -> list[str]:
 
 
 def _confidence_lines(manifest: Manifest) -> list[str]:
-    """Return each path's expected calibration error (ECE) and coverage of its 90 % intervals."""
+    """Return each path's expected calibration error (ECE), coverage of its 90 % intervals, and likelihood.
+
+    A path with sound has a line for each stage of its window.
+    """
     confidence = confidence_of(manifest)
-    lines: list[str] = []
-    for path, found in confidence.paths.items() if confidence is not None else ():
-        before, after = found.before, found.after
-        lines.append(
-            f"confidence, {path} (before → after calibration): ECE {before.ece:.3f} → {after.ece:.3f}; "
-            f"90 % intervals cover valence {before.valence_coverage:.2f} → {after.valence_coverage:.2f}, "
-            f"arousal {before.arousal_coverage:.2f} → {after.arousal_coverage:.2f}"
-        )
+    if confidence is None:
+        return [
+            f"sound is heard from {manifest.front_end.least_sound_s:.2f} s on; confidence: not calibrated"
+        ]
+    lines = [f"sound is heard from {confidence.least_sound_s:.2f} s on"]
+    for path, stages in confidence.paths.items():
+        for stage in stages:
+            before, after = stage.before, stage.after
+            held = f", from {stage.from_s:.2f} s of sound" if reads_sound(path) else ""
+            line = (
+                f"confidence, {path}{held} (before → after calibration): "
+                f"ECE {before.ece:.3f} → {after.ece:.3f}; "
+                f"90 % intervals cover valence {before.valence_coverage:.2f} → {after.valence_coverage:.2f}, "
+                f"arousal {before.arousal_coverage:.2f} → {after.arousal_coverage:.2f}"
+            )
+            lines.append(line + _likelihoods(before, after))
     return lines
+
+
+def _likelihoods(before: Quality, after: Quality) -> str:
+    """Return the negative log-likelihoods in nats, "" for a record that is older than them."""
+    known = (before.valence_nll, after.valence_nll, before.arousal_nll, after.arousal_nll)
+    if None in known:
+        return ""
+    return "; NLL valence {:.2f} → {:.2f}, arousal {:.2f} → {:.2f}".format(*known)

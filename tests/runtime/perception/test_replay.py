@@ -106,7 +106,8 @@ def test_the_file_holds_tokens_and_nothing_else(
     constants = predictor.constants
     per_frame = 4 * constants.tokens_per_frame * constants.token_width
     per_sound = 4 * constants.audio_tokens * constants.token_width
-    tokens = 17 * per_frame + 18 * per_sound
+    # Of 18 windows of sound, three at the start and one after the loss held too little.
+    tokens = 17 * per_frame + 14 * per_sound
     lines = len(content) - tokens
     assert 0 < lines < 75 * 120  # header, records: a few words each
     assert per_frame < clip.frames[0].nbytes

@@ -57,16 +57,20 @@ def test_incremental_equals_whole_however_the_samples_are_cut(cuts: list[int], c
 @given(
     blocks=st.lists(st.integers(0, 4000), max_size=40),
     n_frames=st.integers(1, 30),
+    padding=st.sampled_from([0.0, TINY.silence]),
 )
-def test_a_streams_window_is_that_of_everything_so_far(blocks: list[int], n_frames: int) -> None:
-    stream, heard = StreamingWindow(n_frames, TINY), np.zeros(0, np.float32)
+def test_a_streams_window_is_that_of_everything_so_far(
+    blocks: list[int], n_frames: int, padding: float
+) -> None:
+    stream, heard = StreamingWindow(n_frames, TINY, padding), np.zeros(0, np.float32)
     sound = music(10.0)
     for block in blocks:
         samples = sound[heard.size : heard.size + block]
         stream.push(samples)
         heard = np.concatenate([heard, samples])
-        whole = normalized_window(log_mel(heard, TINY), n_frames, TINY)
+        whole = normalized_window(log_mel(heard, TINY), n_frames, TINY, padding)
         np.testing.assert_allclose(stream.newest, whole, atol=1e-5)
+        assert stream.n_samples == heard.size
         assert stream.newest.flags.c_contiguous
 
 
@@ -99,12 +103,19 @@ def test_the_log_mel_is_asts(n_samples: int) -> None:
     assert difference.max() <= 1e-5
 
 
-def test_padding_stands_on_the_right_and_is_0_before_normalization() -> None:
+@pytest.mark.parametrize("padding", [0.0, TINY.silence])
+def test_padding_stands_on_the_right_and_is_normalized_like_sound(padding: float) -> None:
     mel = log_mel(music(0.2), TINY)
-    window = normalized_window(mel, 150, TINY)
+    window = normalized_window(mel, 150, TINY, padding)
     assert window.shape == (150, 64)
     np.testing.assert_allclose(window[: len(mel)], (mel - TINY.mean) / (2 * TINY.std), atol=1e-6)
-    np.testing.assert_allclose(window[len(mel) :], -TINY.mean / (2 * TINY.std), atol=1e-6)
+    np.testing.assert_allclose(window[len(mel) :], (padding - TINY.mean) / (2 * TINY.std), atol=1e-6)
+
+
+def test_padding_with_silence_is_what_digital_silence_measures() -> None:
+    mel = log_mel(np.zeros(16_000, np.float32), TINY)
+    padded = normalized_window(mel[:10], len(mel), TINY, TINY.silence)
+    assert np.array_equal(padded, normalized_window(mel, len(mel), TINY))
 
 
 def test_of_a_longer_clip_the_newest_frames_are_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel
-from vaemotion.contract.front_end import PATHS, Clip, EncoderInputs, FrontEnd, window_at, window_ends_s
+from vaemotion.contract.front_end import (
+    PATHS,
+    SILENT_PADDING,
+    ZERO_PADDING,
+    Clip,
+    EncoderInputs,
+    FrontEnd,
+    window_at,
+    window_ends_s,
+)
 from vaemotion.contract.image import ImageConfig, prepare_frame
 from vaemotion.contract.windows import WindowConfig
 
@@ -107,14 +117,17 @@ def test_sound_is_the_newest_window_on_the_clips_own_hop_grid() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 399, 400, 5000])
-def test_short_sound_is_padded_on_the_right(n_samples: int) -> None:
-    config = FRONT_END.log_mel
+@pytest.mark.parametrize("version", [ZERO_PADDING, SILENT_PADDING])
+def test_short_sound_is_padded_on_the_right_as_its_version_says(n_samples: int, version: int) -> None:
+    front_end, config = replace(FRONT_END, version=version), FRONT_END.log_mel
     samples = np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
     clip = Clip(samples=samples)
-    window = window_at(clip, clip.duration_s, "audio", FRONT_END).log_mel
-    heard = config.frames_in(n_samples)
+    inputs = window_at(clip, clip.duration_s, "audio", front_end)
+    window, heard = inputs.log_mel, config.frames_in(n_samples)
+    padding = {ZERO_PADDING: 0.0, SILENT_PADDING: np.log(config.mel_floor)}[version]
     assert window.shape == (1, 50, 16)
-    np.testing.assert_allclose(window[0, heard:], -config.mean / (2 * config.std), atol=1e-6)
+    assert inputs.sound_s == pytest.approx(n_samples / SAMPLE_RATE_HZ)
+    np.testing.assert_allclose(window[0, heard:], (padding - config.mean) / (2 * config.std), atol=1e-6)
     np.testing.assert_allclose(
         window[0, :heard], (log_mel(samples, config) - config.mean) / (2 * config.std), atol=1e-6
     )
@@ -160,8 +173,36 @@ def test_an_unknown_path_is_refused_with_the_known_ones() -> None:
         window_at(clip_of(1.0, 10), 1.0, "both", FRONT_END)
 
 
-def test_the_front_end_survives_its_dictionary() -> None:
-    assert FrontEnd.from_dict(FRONT_END.to_dict()) == FRONT_END
+def test_a_window_holds_no_more_sound_than_fits() -> None:
+    clip = clip_of(3.0, 10)
+    assert [window_at(clip, now_s, "audio", FRONT_END).sound_s for now_s in (0.25, 1.0, 2.5, 9.0)] == [
+        0.25,
+        1.0,
+        1.0,
+        1.0,
+    ]
+
+
+@pytest.mark.parametrize("version", [ZERO_PADDING, SILENT_PADDING])
+def test_the_front_end_survives_its_dictionary(version: int) -> None:
+    front_end = replace(FRONT_END, version=version)
+    assert FrontEnd.from_dict(front_end.to_dict()) == front_end
+
+
+def test_what_was_stored_before_there_were_versions_is_of_version_1() -> None:
+    values = FRONT_END.to_dict()
+    del values["version"]
+    assert FrontEnd.from_dict(values) == replace(FRONT_END, version=ZERO_PADDING)
+
+
+def test_a_version_of_a_later_time_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"front_end\.version must be 1 or 2, got 3"):
+        FrontEnd.from_dict({**FRONT_END.to_dict(), "version": 3})
+
+
+def test_without_calibration_a_stream_is_heard_from_where_its_models_training_began() -> None:
+    assert replace(FRONT_END, version=ZERO_PADDING).least_sound_s == 1.0  # filled windows
+    assert replace(FRONT_END, version=SILENT_PADDING).least_sound_s == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("part", ["log_mel", "image", "windows"])

@@ -15,12 +15,13 @@ from scipy.spatial.distance import jensenshannon
 
 from tests.tiny import CONFIG_FILE, SMALL, tiny_clip, tiny_config, tiny_model
 from vaemotion.contract import prompts
-from vaemotion.contract.audio import AST_LOG_MEL
+from vaemotion.contract.audio import AST_LOG_MEL, SAMPLE_RATE_HZ, StreamingWindow
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UserError
-from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.front_end import PATHS, SILENT_PADDING, ZERO_PADDING
 from vaemotion.contract.image import prepare_frame
-from vaemotion.data.art.art import CONTENT_CLASSES, sample_work, work_seed
+from vaemotion.data.art.art import CONTENT_CLASSES, sample_work, synthesize, work_seed
+from vaemotion.data.art.windows import window_log_mel
 from vaemotion.evaluation.metrics import jensen_shannon
 from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
@@ -37,7 +38,7 @@ from vaemotion.training.teacher import (
     mean_level,
     visual_tokens,
 )
-from vaemotion.training.windows_cache import WindowCache, cached_windows
+from vaemotion.training.windows_cache import WindowCache, cached_windows, heard_s
 
 STAGES = {"base": base_vlm.train, "align": vg_align.train, "emotion": emotion.train}
 
@@ -325,6 +326,39 @@ def test_the_window_cache_is_computed_once_for_each_base(tmp_path: Path) -> None
     assert not torch.equal(first.visual, other.visual)
     assert torch.equal(first.log_mel, other.log_mel)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_quarter_of_the_windows_has_just_begun_to_fill_in_models_that_pad_with_silence() -> None:
+    works = [sample_work(work_seed("train", index)) for index in range(400)]
+    front_end = tiny_model().config.front_end
+    drawn = np.array([heard_s(work, front_end, 0) for work in works])
+    filling = drawn[np.isfinite(drawn)]
+    assert 0.2 < len(filling) / len(drawn) < 0.3
+    windows = front_end.windows
+    assert filling.min() >= windows.audio_stride_s
+    assert filling.max() <= windows.audio_window_s
+    assert (filling < front_end.least_sound_s).any()  # short files, too
+    assert all(heard_s(work, replace(front_end, version=ZERO_PADDING), 0) == math.inf for work in works)
+
+
+@pytest.mark.parametrize("version", [ZERO_PADDING, SILENT_PADDING])
+@pytest.mark.parametrize("sound_s", [0.15, 0.6, 1.0, math.inf])
+def test_a_training_window_is_what_a_device_hears_that_began_then(version: int, sound_s: float) -> None:
+    front_end = replace(tiny_model().config.front_end, version=version)
+    work = sample_work(work_seed("train", 3))
+    heard = synthesize(work, 2.0)[-round(min(sound_s, 2.0) * SAMPLE_RATE_HZ) :]
+    device = StreamingWindow(front_end.audio_window_frames, front_end.log_mel, front_end.sound_padding)
+    for block in np.array_split(heard, 7):
+        device.push(block)
+    window = window_log_mel(work, 2.0, front_end, sound_s)
+    np.testing.assert_allclose(window, device.newest, atol=1e-5)
+
+
+def test_stage_1_pads_with_silence_whatever_its_base_was_made_with() -> None:
+    base = tiny_model(audio=False, adapter=False)
+    base.config = replace(base.config, front_end=replace(base.config.front_end, version=ZERO_PADDING))
+    aligned = vg_align.with_audio_pathway(base, tiny_config())
+    assert aligned.config.front_end.version == SILENT_PADDING
 
 
 def test_stage_1_starts_at_the_scale_of_the_visual_tokens(runs: Runs) -> None:

@@ -124,8 +124,10 @@ class AblationRun:
         self.config = replace(config, runs=str(out))
         hashes = [stored["components"][name]["sha256"] for name in ("base", "tokenizer")]
         self.base_hash = "+".join(hashes)
-        front_end = FrontEnd(config.log_mel, config.image, config.windows)
-        if ModelConfig.from_dict(stored["model"]).front_end != front_end:
+        self.front_end = FrontEnd(config.log_mel, config.image, config.windows)
+        of_base = ModelConfig.from_dict(stored["model"]).front_end
+        # A base sees and does not hear: its version says nothing.
+        if replace(of_base, version=self.front_end.version) != self.front_end:
             raise UsageError(
                 f"{base} was trained with other constants; the sections [log_mel], [image] and [windows] of "
                 f"the configuration must be those of the base"
@@ -136,7 +138,7 @@ class AblationRun:
         """The base without audio pathway and adapter, frozen."""
         model = load_checkpoint(self.base)
         model.audio = model.adapter = None
-        model.config = replace(model.config, audio=None, adapter=None)
+        model.config = replace(model.config, front_end=self.front_end, audio=None, adapter=None)
         model.requires_grad_(False)
         return model
 
