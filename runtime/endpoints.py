@@ -33,7 +33,11 @@ def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str,
     ``option`` names the text in errors. Raises UsageError.
     """
     host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or default_host
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise UsageError(f"{option} takes an IPv6 address in brackets, for example [::1]:9000, got {text!r}")
+    host = host or default_host
     if not host or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65_535):
         form = "PORT or HOST:PORT" if default_host else "HOST:PORT"
         raise UsageError(f"{option} takes {form} with a port from 1 to 65535, got {text!r}")
@@ -41,9 +45,19 @@ def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str,
 
 
 def resolve(host: str, port: int, option: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    """Return a UDP endpoint's family and address. Raises UserError when the host cannot be found."""
+    """Return an endpoint's family and address: IPv4 where the host has both.
+
+    Raises UserError when the host cannot be found.
+    """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
         raise UserError(f"{option}: the host {host!r} cannot be found; give its IP address") from error
+    # In many hosts files "localhost" is ::1 first, while most programs listen on 127.0.0.1 alone.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return family, (str(address[0]), port)
+
+
+def authority(host: str, port: int) -> str:
+    """Return host and port as a URL holds them, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

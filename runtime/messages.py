@@ -7,6 +7,7 @@ order.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -16,7 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vaemotion.contract.address import without_secrets
+
 TIMELINE_SCHEMA = 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Picture = npt.NDArray[np.uint8]
 
@@ -31,6 +36,8 @@ class Frame:
     picture: Callable[[], Picture]
     # End of display, 0 where it is not known.
     end_s: float = 0.0
+    # Bytes of memory that it holds.
+    size_bytes: int = 0
 
 
 def once(convert: Callable[[], Picture]) -> Callable[[], Picture]:
@@ -166,7 +173,7 @@ class Status:
     ignoring_audio_s: float
     # Count of controls applied.
     controls: int
-    # Count of packets that were no control.
+    # Count of messages that were no control.
     controls_ignored: int
     # Count of ticks left out because this machine was behind.
     dropped_moments: int
@@ -223,8 +230,22 @@ def record(message: Message) -> dict[str, Any]:
     return {"type": type(message).__name__.lower(), **values}
 
 
+def to_json(message: Message) -> str:
+    """Return a message as one line of JSON, without a line end. Every encoding of Unicode can hold it."""
+    return _SURROGATE.sub("\ufffd", json.dumps(record(message), ensure_ascii=False, allow_nan=False))
+
+
 def source_name(source: str) -> str:
-    """Return a source's public name: a file without folders, a URL without user and password."""
-    if "://" in source:
-        return re.sub(r"://[^/@]*@", "://", source)
-    return source.rpartition("/")[2] if source.startswith("/") else source
+    """Return a source's public name: a file without folders, an address without what may be secret."""
+    if source.startswith("/"):
+        return printable(source.rpartition("/")[2])
+    devices = re.split(r", (?=microphone )", source)
+    return printable(", ".join(without_secrets(device) for device in devices))
+
+
+def printable(name: str) -> str:
+    """Return a file's name as every terminal and every encoding of Unicode can show it.
+
+    Control characters and bytes that are not UTF-8, which Python keeps as surrogates, become escapes: \\xe9.
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import vaemotion
 from runtime.clock import Clock, ManualClock, MonotonicClock
@@ -30,15 +30,16 @@ from runtime.config import (
     RuntimeConfig,
     read_live_config,
 )
-from runtime.endpoints import LOOPBACK, parse_endpoint
+from runtime.endpoints import LOOPBACK, authority, parse_endpoint
 from runtime.engines.language_model import NO_LLAMA
 from runtime.engines.llama import on_gpu
 from runtime.file_session import FilePresenter
 from runtime.live_session import LiveSession
+from runtime.machine.memory import return_large_blocks
 from runtime.machine.stop import Stop, signals
 from runtime.machine.threads import thread_budget
 from runtime.machine.watchdog import RESTART_ME, is_fatal_gpu_error
-from runtime.messages import Start, source_name
+from runtime.messages import Start, printable, source_name
 from runtime.narration.narrator import InLoopNarrator, NarrationMaker, Narrator, SilentNarrator
 from runtime.perception.perception import Perception
 from runtime.perception.predictor import DevicePredictor, open_predictor
@@ -53,15 +54,17 @@ from runtime.sinks.osc import OscSink
 from runtime.sinks.outbox import Outbox, Sink
 from runtime.sinks.profile import ProfileTable
 from runtime.sinks.publisher import Publisher
+from runtime.sinks.stream import ReaderGone
 from runtime.sinks.targets import SinkTarget, parse_sink
 from runtime.sinks.web import WebSink
-from runtime.sources.camera import camera_stream
+from runtime.sources.camera import Camera
 from runtime.sources.config import NONE
 from runtime.sources.feed import Feed
 from runtime.sources.file import FileFeed, FileSource
 from runtime.sources.keep_media import MediaKeeper
 from runtime.sources.microphone import Microphone
 from runtime.sources.preview import Preview
+from runtime.sources.rhythm import SLOWEST_S
 from runtime.sources.supervision import FREEZE_S, Device, DeviceThread, LiveFeed, Role
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
@@ -104,6 +107,7 @@ def run(
     ``RESTART_ME`` when the GPU was lost. Raises UserError.
     """
     _check(options, source)
+    return_large_blocks()
     read_config = functools.partial(_configure, config_file, overrides, options)
     config, live = read_config(), source is None
     file = None if source is None else FileSource(source)
@@ -118,17 +122,15 @@ def run(
             open_predictor(bundle, threads=threads, engine=config.runtime.engine or None)
         )
         clock: Clock = ManualClock() if at_full_pace else MonotonicClock()
-        feed = build_live_feed(config, clock) if file is None else FileFeed(file, clock)
+        hop_s = predictor.constants.front_end.windows.frame_hop_s
+        feed = build_live_feed(config, clock) if file is None else FileFeed(file, clock, hop_s)
         closing.callback(feed.close)
         controls = ControlState(_open_controls(config.controls.osc_in, closing))
         perception = Perception(predictor, _open_recorder(options.record, bundle, predictor, closing))
         taps = [*_open_keeper(options.keep_media, closing), *((preview,) if preview else ())]
-        boxes = [
-            Outbox(name, make(), "wait" if at_full_pace else "drop-oldest", stop) for name, make in sinks
-        ]
+        boxes = open_sinks(sinks, "wait" if at_full_pace else "drop-oldest", stop)
         publisher = Publisher(boxes, status_to_all=live)
         if isinstance(feed, LiveFeed):
-            hop_s = predictor.constants.front_end.windows.frame_hop_s
             reload = read_config if config_file else None
             presenter = closing.enter_context(LiveSession(config, feed, clock, hop_s, controls, stop, reload))
             intake = IntakeOptions(config.camera.device != NONE, config.microphone.device != NONE)
@@ -157,9 +159,9 @@ def replay_recording(bundle: Path, recording: Path, outs: Sequence[str], threads
         perception = Perception(predictor)
         ticks = Replay(recording, sha256_of(bundle / MANIFEST_FILE), perception, stop)
         presenter = FilePresenter(0.0, ControlState(), ManualClock())
-        publisher = Publisher([Outbox(name, make(), "wait", stop) for name, make in sinks])
+        publisher = Publisher(open_sinks(sinks, "wait", stop))
         session = Session(ticks, presenter, publisher, SilentNarrator(), stop)
-        return _run_to_its_end(session, describe(bundle, recording.name, "max", predictor))
+        return _run_to_its_end(session, describe(bundle, printable(recording.name), "max", predictor))
 
 
 def build_sink(
@@ -176,24 +178,38 @@ def build_sink(
             return target.name, open_console
         case "jsonl":
             max_bytes = round(config.log.max_mb * 1e6) or None if live else None
-            return target.name, lambda: JsonLines(target.file, max_bytes, config.log.keep)
+            return target.name, lambda: JsonLines(
+                target.file, live=live, max_bytes=max_bytes, keep=config.log.keep
+            )
         case "osc":
             return target.name, lambda: OscSink(target.host, target.port)
         case "web":
             file = config.web.token_file
             token = Path(file).read_text().strip() if file else None
-            print(f"page: http://{target.host}:{target.port}/{'?token=…' if token else ''}", file=sys.stderr)
+            page = f"http://{authority(target.host, target.port)}/{'?token=…' if token else ''}"
+            print(f"page: {page}", file=sys.stderr)
             return target.name, lambda: WebSink(target.host, target.port, token=token, preview=preview)
+
+
+def open_sinks(
+    sinks: Sequence[NamedSink], when_full: Literal["wait", "drop-oldest"], stop: Stop
+) -> list[Outbox]:
+    """Open every sink behind a queue. When one cannot be opened, the others are closed. Raises UserError."""
+    with contextlib.ExitStack() as closing:
+        boxes = list[Outbox]()
+        for name, make in sinks:
+            boxes.append(Outbox(name, make(), when_full, stop))
+            closing.callback(boxes[-1].close)
+        closing.pop_all()
+    return boxes
 
 
 def build_live_feed(config: LiveConfig, clock: Clock) -> LiveFeed:
     """Return the configured devices, each behind a thread that opens it whenever it is there."""
     devices, microphone = dict[Role, Device](), Microphone(config.microphone, clock)
     if config.camera.device != NONE:
-        frames = functools.partial(camera_stream, config.camera, clock)
-        devices["camera"] = DeviceThread(
-            "camera", frames, clock, config.camera.freeze_s or FREEZE_S, CAMERA_QUEUE
-        )
+        stream, freeze_s = Camera(config.camera, clock).stream, config.camera.freeze_s or FREEZE_S
+        devices["camera"] = DeviceThread("camera", stream, clock, freeze_s, CAMERA_QUEUE, SLOWEST_S)
     if config.microphone.device != NONE:
         devices["microphone"] = DeviceThread("microphone", microphone.stream, clock)
     return LiveFeed(devices, clock, lambda: microphone.drift_ppm)
@@ -308,15 +324,17 @@ def _open_keeper(folder: Path | None, closing: contextlib.ExitStack) -> Sequence
 def _public_name(config: LiveConfig, source: Path | None) -> str:
     """Return the source as anybody may see it: a file without folders, devices without passwords."""
     if source is not None:
-        return source.name
+        return printable(source.name)
     names = {"camera": source_name(config.camera.device), "microphone": config.microphone.device}
     return ", ".join(f"{role} {name}" for role, name in names.items() if name != NONE)
 
 
 def _run_to_its_end(session: Session, start: Start) -> int:
-    """Run a session and return the exit code."""
+    """Run a session and return the exit code: 1 where the reader of a pipe went away, as for ``head``."""
     try:
         session.run(start)
+    except ReaderGone as gone:
+        return gone.exit_code
     except Exception as error:
         if not is_fatal_gpu_error(error):
             raise

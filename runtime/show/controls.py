@@ -2,7 +2,7 @@
 
 In: ``/control/mute``, ``/control/resume`` and ``/control/ignore_audio <seconds>`` as UDP packets. A thread
 receives them into a bounded queue, and the session takes them from it once a tick (``ControlState``). Every
-other packet is counted and left out.
+other message is counted and left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-import struct
 import threading
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +24,9 @@ from vaemotion.contract.errors import UserError
 from vaemotion.contract.windows import EPSILON_S
 
 MAX_IGNORE_S = 3600.0  # a typo must not silence an installation's microphone for weeks
-_PACKET_BYTES = 2048  # of an inbound packet; a longer one is cut, and then malformed
+_BUNDLE = b"#bundle\0"
+_CONTROL_BYTES = 256  # of a control with its address, at most
+_PACKET_BYTES = 65_536  # of an inbound packet: UDP has no longer one
 _QUEUE_LENGTH = 64  # controls that wait for the next tick
 
 
@@ -37,49 +38,96 @@ class Control:
     seconds: float = 0.0
 
 
-def parse_controls(packet: bytes) -> list[Control]:
-    """Return the controls in an OSC message or a bundle of messages. A button's release (argument 0) is none.
+def parse_controls(packet: bytes) -> tuple[list[Control], int]:
+    """Return the controls in an OSC message or bundle, and the count of what was none.
 
-    Raises ValueError for a packet that is malformed or not a control. The packet reader of python-osc is not
-    used, because it logs what strangers send.
+    Each message of a bundle stands for itself; a bundle may hold bundles. Counted are messages that are
+    malformed or no control, and a bundle's rest from where it is damaged. A button's release (argument 0) is
+    no control and is not counted. The packet reader of python-osc is not used, because it logs what strangers
+    send.
     """
-    try:
-        return [control for message in _messages(packet) for control in _controls(message)]
-    except (osc_types.ParseError, struct.error, IndexError) as error:
-        raise ValueError(f"not an OSC packet: {error}") from error
+    controls, ignored = list[Control](), 0
+    waiting = [packet]  # the next one last: bundles in bundles need no recursion
+    while waiting:
+        element = waiting.pop()
+        try:
+            if element.startswith(_BUNDLE):
+                elements, whole = _elements(element)
+                waiting += reversed(elements)
+                ignored += not whole
+            elif (control := _control(element)) is not None:
+                controls.append(control)
+        except (osc_types.ParseError, ValueError):
+            ignored += 1
+    return controls, ignored
 
 
-def _messages(packet: bytes) -> list[bytes]:
-    if not packet.startswith(b"#bundle\0"):
-        return [packet]
-    messages, index = list[bytes](), 16  # after the time tag: controls apply on arrival
-    while index < len(packet):
-        size, index = osc_types.get_int(packet, index)
-        if size <= 0 or index + size > len(packet):
-            raise ValueError("a bundle's element is longer than the bundle")
-        messages.append(packet[index : index + size])
+def _elements(bundle: bytes) -> tuple[list[bytes], bool]:
+    """Return the elements of a bundle, and False where it is damaged behind them."""
+    # The time tag is left out: a control applies when it arrives.
+    elements, index = list[bytes](), len(_BUNDLE) + 8
+    while index + 4 <= len(bundle):
+        size, index = osc_types.get_int(bundle, index)
+        if not 0 < size <= len(bundle) - index:
+            return elements, False
+        elements.append(bundle[index : index + size])
         index += size
-    return messages
+    return elements, index == len(bundle)
 
 
-def _controls(message: bytes) -> list[Control]:
+def _control(message: bytes) -> Control | None:
+    """Return a message's control, None for a button's release.
+
+    Raises ValueError or ParseError for any other message.
+    """
+    if len(message) > _CONTROL_BYTES:
+        raise ValueError("longer than any control")
     address, index = osc_types.get_string(message, 0)
     tags, index = osc_types.get_string(message, index) if index < len(message) else (",", index)
-    readers = {"f": osc_types.get_float, "i": osc_types.get_int, "d": osc_types.get_double}
-    number = {",": None, ",T": 1.0, ",F": 0.0}.get(tags, math.nan)
-    if len(tags) == 2 and tags[1] in readers:
-        number, index = readers[tags[1]](message, index)
-    if index != len(message) or (number is not None and not math.isfinite(number)):
+    number, index = _argument(tags, message, index)
+    if index != len(message):
         raise ValueError("a control takes one number or none")
     match address.removeprefix(PREFIX):
         case "/control/mute":
-            return [] if number == 0 else [Control("mute")]
+            return None if number == 0 else Control("mute")
         case "/control/resume":
-            return [] if number == 0 else [Control("resume")]
+            return None if number == 0 else Control("resume")
         case "/control/ignore_audio" if number is not None and 0 <= number <= MAX_IGNORE_S:
-            return [Control("ignore_audio", float(number))]
+            return Control("ignore_audio", number)
         case _:
             raise ValueError(f"no control: {address!r}")
+
+
+def _argument(tags: str, message: bytes, index: int) -> tuple[float | None, int]:
+    """Return the number that a message has as its argument, None without one, and where it ends.
+
+    ``tags``: its type tags (OSC 1.0, with the nonstandard types of the specification). Raises ValueError
+    unless there is one number, or a text that is one, or nothing.
+    """
+    match tags:
+        case "," | ",I" | ",N":  # an impulse (a "bang") and nil are no number
+            return None, index
+        case ",T" | ",F":
+            return float(tags == ",T"), index
+        case ",i":
+            value, index = osc_types.get_int(message, index)
+        case ",h":
+            value, index = osc_types.get_int64(message, index)
+        case ",f":
+            value, index = osc_types.get_float(message, index)
+        case ",d":
+            value, index = osc_types.get_double(message, index)
+        case ",s" | ",S":
+            value, index = osc_types.get_string(message, index)
+        case ",c":
+            code, index = osc_types.get_int(message, index)
+            value = chr(code & 0x7F)
+        case _:
+            raise ValueError(f"no number: {tags!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"no number: {value!r}")
+    return number, index
 
 
 class Controls:
@@ -113,7 +161,7 @@ class Controls:
 
     @property
     def ignored(self) -> int:
-        """Count of packets that were malformed or foreign, and of controls that came too fast."""
+        """Count of messages that were malformed or foreign, and of controls that came too fast."""
         return self._refused + self._queue.dropped
 
     def take(self) -> list[Control]:
@@ -131,11 +179,10 @@ class Controls:
                 self._count(self._socket.recv(_PACKET_BYTES))
 
     def _count(self, packet: bytes) -> None:
-        try:
-            for control in parse_controls(packet):
-                self._queue.put(control)
-        except ValueError:
-            self._refused += 1
+        controls, ignored = parse_controls(packet)
+        for control in controls:
+            self._queue.put(control)
+        self._refused += ignored
         self.packets += 1
 
 
@@ -153,7 +200,7 @@ class ControlState:
 
     @property
     def ignored(self) -> int:
-        """Count of packets that were malformed or foreign, and of controls that came too fast."""
+        """Count of messages that were malformed or foreign, and of controls that came too fast."""
         return 0 if self._controls is None else self._controls.ignored
 
     @property

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
+from collections.abc import Generator
+from typing import TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.messages import DeviceStatus, End, Message, Narration, Notice, Reading, Start, Status
+from runtime.sinks.stream import ReaderGone
 from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
 
 LINES_PER_S = 1.0  # readings as plain lines, per second of the run's clock
@@ -18,9 +23,53 @@ PLANE_COLUMNS, PLANE_ROWS = 33, 13
 _PATH_STYLE = {"audio": "dark_orange3", "visual": "dodger_blue2", "audio-visual": "green3"}
 
 
+class ErrorStream(io.TextIOBase):
+    """Standard error for a run that outlives it: a closed terminal or a full disk loses text, no more.
+
+    Raises ReaderGone when a pipe's reader has gone.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``."""
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        with _enduring():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _enduring():
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+@contextlib.contextmanager
+def _enduring() -> Generator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone("nobody reads standard error any more") from error
+    except OSError:
+        pass
+
+
+def error_console() -> Console:
+    """Return a console on standard error that survives it; see ``ErrorStream``."""
+    return Console(file=cast(TextIO, ErrorStream(sys.stderr)))
+
+
 def open_console() -> PlainConsole | LiveConsole:
     """Return the live view where standard error is a terminal, else the plain lines."""
-    return LiveConsole(Console(stderr=True)) if sys.stderr.isatty() else PlainConsole(Console(stderr=True))
+    return LiveConsole(error_console()) if sys.stderr.isatty() else PlainConsole(error_console())
 
 
 def words(reading: Reading) -> str:

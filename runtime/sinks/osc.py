@@ -105,7 +105,7 @@ def bundle(values: Values) -> bytes:
     for address, value in values:
         message = OscMessageBuilder(PREFIX + address)
         if isinstance(value, str):
-            text = value.replace("\0", " ").encode()[:TEXT_BYTES].decode(errors="ignore")
+            text = value.replace("\0", " ").encode(errors="replace")[:TEXT_BYTES].decode(errors="ignore")
             message.add_arg(text, "s")
         else:
             message.add_arg(value, "i" if isinstance(value, int) else "f")

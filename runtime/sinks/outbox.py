@@ -57,11 +57,14 @@ class Outbox:
                 return
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Deliver the queued messages, for at most ``timeout_s``, and close the sink.
+        """Deliver the queued messages and close the sink.
 
-        Raises the error that made the sink fail.
+        Where nothing may be lost, that takes as long as the sink does; in real time, and once ``stop`` is
+        set, at most ``timeout_s``. Raises the error that made the sink fail.
         """
         self._queue.close()
+        while self._queue.when_full == "wait" and self._thread.is_alive() and not self._stop.is_set():
+            self._thread.join(0.2)
         self._thread.join(timeout_s)
         if self._error is not None:
             raise self._error

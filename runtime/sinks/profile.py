@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.messages import End, Message
+from runtime.sinks.console import error_console
 
 
 class ProfileTable:
@@ -17,7 +18,7 @@ class ProfileTable:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or error_console()
 
     def publish(self, message: Message) -> None:
         if not isinstance(message, End):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +32,8 @@ def parse_sink(text: str) -> SinkTarget:
         case "console" if not colon:
             return SinkTarget(text, kind)
         case "jsonl" if rest:
-            return SinkTarget(text, kind, file=rest)
+            # The shell leaves a tilde behind a colon as it is.
+            return SinkTarget(text, kind, file=os.path.expanduser(rest))
         case "osc":
             host, port = parse_endpoint(rest, "--out osc:")
             return SinkTarget(text, kind, host=host, port=port)

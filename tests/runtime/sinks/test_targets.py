@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pwd
+
 import pytest
 
 from runtime.config import OutConfig
 from runtime.sinks.targets import SinkTarget, is_sink, parse_sink
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.settings import Impossible
+
+
+def test_a_tilde_that_the_shell_left_is_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert parse_sink("jsonl:~/t").file == "/home/anna/t"
+    assert parse_sink("jsonl:~root/t").file == f"{pwd.getpwnam('root').pw_dir}/t"
+    assert parse_sink("jsonl:a~/t").file == "a~/t"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +46,8 @@ def test_a_sink_is_parsed(text: str, target: SinkTarget) -> None:
         ("midi:1", "--out must be a list of"),
         ("osc:9000", "--out osc: takes HOST:PORT with a port from 1 to 65535, got '9000'"),
         ("osc:", "--out osc: takes HOST:PORT"),
+        ("osc:::1:9000", "--out osc: takes an IPv6 address in brackets, for example [::1]:9000"),
+        ("web:fe80::1", "--out web: takes an IPv6 address in brackets"),
         ("web:99999", "--out web: takes PORT or HOST:PORT with a port from 1 to 65535, got '99999'"),
     ],
 )

@@ -27,6 +27,7 @@ from vaemotion.contract.files import (
     publish_folder,
     whole_file,
     whole_folder,
+    write_stream,
     write_whole,
 )
 
@@ -404,7 +405,7 @@ def test_a_pipe_that_takes_a_part_is_given_the_rest() -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    append_whole(writing, b"x" * 1_000_000, is_file=False)
+    write_stream(writing, b"x" * 1_000_000)
     os.close(writing)
     thread.join()
     os.close(reading)
