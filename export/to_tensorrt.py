@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from runtime.engines.cache import BatchProfile, cache_folder
+from runtime.engines.cache import NO_FOLDER, BatchProfile, cache_folder
 from runtime.engines.io import EngineError, EngineUnavailable
 from runtime.engines.open import PRECISIONS, candidates
 from runtime.engines.tensorrt.engine import TensorRtEngine
@@ -74,7 +74,9 @@ def report(rows: list[EngineRow]) -> None:
         if row.int8 is not None and row.component.precision == "int8":
             names = ", ".join(row.int8.int8) or "none"
             console.print(f"{row.component.label}: {row.int8.sentence()}: {names}", highlight=False)
-    console.print(f"engines are kept in {cache_folder() / 'tensorrt'}", highlight=False)
+    folder = cache_folder()
+    kept = NO_FOLDER if folder is None else f"engines are kept in {folder / 'tensorrt'}"
+    console.print(kept, highlight=False)
     if missing := [row for row in rows if row.int8 is None]:
         raise EngineError(f"no TensorRT engine of {missing[0].component.label}: {missing[0].outcome}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ import numpy as np
 from rich.console import Console
 
 from runtime.clock import ManualClock
-from runtime.messages import Frame, Reading
+from runtime.machine.memory import return_large_blocks
+from runtime.messages import Picture, Reading
 from runtime.perception.perception import Evidence, Perception
 from runtime.perception.predictor import DevicePredictor, generate_text, open_predictor
 from runtime.sources.file import FileFeed, FileSource
 from vaemotion.contract import prompts
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.image import squash
+from vaemotion.contract.settings import shown
 from vaemotion.contract.windows import EPSILON_S, grid_index, window_frame_indices
 
 MAX_ANSWER_TOKENS = 60
@@ -59,17 +63,12 @@ def ask(
     standard question of that text, else "content". Raises UsageError for wrong arguments, MediaError for an
     unusable file, UserError where the file has nothing at ``at_s``.
     """
-    if not question.strip():
-        raise UsageError("the question is empty; ask for example 'What is this?'")
+    choices = _checked_texts(question, options)
     if path not in (None, *PATHS):
         raise UsageError(f"--path takes {', '.join(PATHS)}, got {path!r}")
     if task not in (None, *TASKS):
         raise UsageError(f"--task takes {', '.join(TASKS)}, got {task!r}")
-    choices = [option.strip() for option in (options or "").split(",") if option.strip()]
-    if options is not None and len(set(choices)) < 2:
-        raise UsageError(
-            f"--options takes at least two different answers, separated by commas, got {options!r}"
-        )
+    return_large_blocks()
     file = FileSource(source)
     if path in ("visual", "audio-visual") and not file.has_frames:
         raise UsageError(f"--path {path} needs video frames, and {source} has none; choose another --path")
@@ -81,6 +80,33 @@ def ask(
     _print(result, as_json)
 
 
+def _checked_texts(question: str, options: str | None) -> list[str]:
+    """Return the answers to choose from. Raises UsageError for texts that cannot be asked or chosen from.
+
+    Two spellings of one answer (``prompts.folded``) would share its probability.
+    """
+    for text in (question, options or ""):
+        if any(unicodedata.category(sign) in ("Cc", "Cs") and not sign.isspace() for sign in text):
+            raise UsageError(f"{shown(text)} is no text: it holds control characters, or is not UTF-8")
+    if not question.strip():
+        raise UsageError("the question is empty; ask for example 'What is this?'")
+    if options is None:
+        return []
+    choices = [" ".join(option.split()) for option in options.split(",")]
+    if "" in choices or len(choices) < 2:
+        raise UsageError(f"--options takes two or more answers, separated by commas, got {shown(options)}")
+    seen: dict[str, str] = {}
+    for choice in choices:
+        first = seen.setdefault(prompts.folded(choice), choice)
+        if first != choice:
+            both = f"{shown(first)} and {shown(choice)}, which are the same answer"
+            raise UsageError(f"--options names {both}; give each answer once")
+    if len(seen) < len(choices):
+        twice = next(choice for choice in choices if choices.count(choice) > 1)
+        raise UsageError(f"--options names {shown(twice)} twice; give each answer once")
+    return choices
+
+
 def evidence_at(
     predictor: DevicePredictor, file: FileSource, at_s: float | None, path: str | None
 ) -> Evidence:
@@ -88,21 +114,25 @@ def evidence_at(
 
     Each of its frames and its sound is encoded once. Raises UserError where the window is empty.
     """
-    windows, perception = predictor.constants.front_end.windows, Perception(predictor)
-    frames: dict[int, Frame] = {}  # grid point → the newest frame at it, for the frames of one window
-    index, newest, never = 0, None, threading.Event()
-    end_s = 0.0
-    with contextlib.closing(FileFeed(file, ManualClock())) as feed:
+    front_end, perception = predictor.constants.front_end, Perception(predictor)
+    windows = front_end.windows
+    # Grid point → the newest frame at it, for the frames of one window, as small as the encoder takes it.
+    frames: dict[int, Picture] = {}
+    index, newest, small, never = 0, None, None, threading.Event()
+    end_s, sound_end_s = 0.0, None
+    with contextlib.closing(FileFeed(file, ManualClock(), windows.frame_hop_s)) as feed:
         while at_s is None or index * windows.frame_hop_s <= at_s + EPSILON_S:
             arrived = feed.until(index * windows.frame_hop_s, never)
-            newest = arrived.frame or newest
+            if arrived.frame is not None:
+                newest, small = arrived.frame, None
             if path != "visual" and (sound := arrived.joined_sound()) is not None:
                 perception.push_sound(sound)
-            shown = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
-            if newest is not None and shown and path != "audio":
-                frames[index] = newest
+            on_screen = arrived.frames_end_s is None or index * windows.frame_hop_s < arrived.frames_end_s
+            if newest is not None and on_screen and path != "audio":
+                small = squash(newest.picture(), front_end.image.side_px) if small is None else small
+                frames[index] = small
                 frames.pop(index - windows.frames * windows.hops_per_spacing, None)
-            end_s = arrived.now_s(index * windows.frame_hop_s)
+            end_s, sound_end_s = arrived.now_s(index * windows.frame_hop_s), arrived.sound_end_s
             if arrived.over:
                 break
             index += 1
@@ -110,13 +140,18 @@ def evidence_at(
         last = max(frames)
         for i in window_frame_indices(min(last, grid_index(end_s, windows.frame_hop_s)), windows):
             if i in frames:
-                perception.encode_frame(frames[i].picture(), i)
+                perception.encode_frame(frames[i], i)
     if file.has_sound and path != "visual":
-        perception.encode_sound()
+        perception.encode_sound(sound_end_s)
     evidence = perception.read(end_s)
     if evidence is None:
         where = "" if at_s is None else f" at {at_s} s"
         raise UserError(f"no video frame or audio{where} in {file.path}; choose another --at or --path")
+    if path is not None and path not in ("visual", evidence.reading.path):
+        least = f"{predictor.least_sound_s:g} s"
+        raise UserError(
+            f"there is less than {least} of sound up to {end_s:g} s; choose a later --at or --path visual"
+        )
     return evidence
 
 

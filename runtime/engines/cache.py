@@ -17,6 +17,7 @@ from typing import Any
 
 from vaemotion.contract.files import write_whole
 
+NO_FOLDER = "this user has no home folder for a cache; set VAEMOTION_CACHE to a folder"
 RECIPE = 1  # of runtime.engines.tensorrt.build: increase it when the same key gives another engine
 
 
@@ -49,13 +50,21 @@ class EngineKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return ``$VAEMOTION_CACHE``, else ``$XDG_CACHE_HOME/vaemotion``, else ``~/.cache/vaemotion``."""
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return ``$VAEMOTION_CACHE``, else ``$XDG_CACHE_HOME/vaemotion``, else ``~/.cache/vaemotion``.
+
+    None for a user without a home folder: ``HOME`` is not set, and the user has no account. A relative
+    ``XDG_CACHE_HOME`` does not count (XDG Base Directory Specification).
+    """
     if own := environment.get("VAEMOTION_CACHE"):
         return Path(own)
-    if shared := environment.get("XDG_CACHE_HOME"):
+    shared = environment.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(shared):
         return Path(shared) / "vaemotion"
-    return Path.home() / ".cache" / "vaemotion"
+    try:
+        return Path.home() / ".cache" / "vaemotion"
+    except RuntimeError:
+        return None
 
 
 def engine_file(folder: Path, role: str, key: EngineKey) -> Path:

@@ -254,7 +254,7 @@ class LanguageModel:
         if needed > self.context_tokens:
             raise LanguageModelError(
                 f"the context holds {self.context_tokens} tokens, but {what} need {needed}; "
-                "shorten them, or load the model with more context_tokens"
+                "ask a shorter question, with shorter answers"
             )
 
     # -- during a call --------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class LanguageModel:
             if extra > capacity:
                 raise LanguageModelError(
                     f"options[{i}]: expected at most {capacity + 1} tokens, got {len(option)}; "
-                    "load the model with more batch_tokens"
+                    "give shorter options"
                 )
             if extra == 0:
                 continue

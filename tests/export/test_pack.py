@@ -315,7 +315,7 @@ def test_a_manifest_that_cannot_calibrate_is_refused_before_the_first_step(
     [
         ("audio", "fp16", "0 of 16 calibration windows have frames, fp16 needs 1"),
         ("image", "fp16", "0 of 16 calibration windows have sound, fp16 needs 1"),
-        ("damaged", "fp16", "a.wav is truncated"),
+        ("damaged", "fp16", "a.wav cannot be opened"),
     ],
 )
 def test_media_that_cannot_calibrate_are_found_in_the_first_step(

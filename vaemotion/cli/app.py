@@ -6,12 +6,18 @@ compares each enum with what the implementation accepts.
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from typer.core import TyperGroup
+
+from vaemotion.contract.address import without_secrets
+from vaemotion.contract.errors import UsageError
 
 _HELP = "Train an audio-visual emotion model, export it, and run it on a small device."
 # Commands in the order of the help: running a bundle, making one, training the model.
@@ -131,16 +137,57 @@ class HeldOutSplit(Choice):
     VALIDATION = "validation"
 
 
-Config = Annotated[Path, typer.Option("--config", help="TOML file with the configuration.")]
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(gst|csi):")
+
+
+def local_path(text: str) -> Path:
+    """Parse the path of a file or folder to read. Raises UsageError for an address, and for a device node."""
+    if _is_address(text) or _is_device_node(text):
+        raise UsageError(f"{_named(text)}, not a file or folder; save what is there to a file first")
+    return Path(text)
+
+
+def live_source(text: str) -> Path:
+    """Parse the source of a run: a file. Raises UsageError for a camera's address or device node."""
+    if _is_address(text) or _is_device_node(text):
+        raise UsageError(
+            f"{_named(text)}, not a file; for a live camera leave the source out and give "
+            "--config a configuration file that names it as device in [camera], as configs/live.toml shows"
+        )
+    return Path(text)
+
+
+def _named(text: str) -> str:
+    return f"{text} is a device" if _is_device_node(text) else f"{without_secrets(text)} is an address"
+
+
+def _is_address(text: str) -> bool:
+    return _ADDRESS.match(text) is not None and not os.path.lexists(text)
+
+
+def _is_device_node(text: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(text).st_mode)
+    except (OSError, ValueError):  # the command itself says what is wrong with the path
+        return False
+
+
+Config = Annotated[
+    Path,
+    typer.Option("--config", parser=local_path, metavar="FILE", help="TOML file with the configuration."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one configuration value; may be repeated."),
 ]
-Manifest = Annotated[Path, typer.Argument(help="Data manifest (JSON lines).")]
-Manifests = Annotated[list[Path], typer.Argument(help="Data manifests (JSON lines).")]
+Manifest = Annotated[Path, typer.Argument(parser=local_path, help="Data manifest (JSON lines).")]
+Manifests = Annotated[list[Path], typer.Argument(parser=local_path, help="Data manifests (JSON lines).")]
 MediaRoot = Annotated[Path, typer.Option("--media-root", help="Root folder of the manifest's paths.")]
-Bundle = Annotated[Path, typer.Argument(help="Bundle folder.")]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed; the same seed gives the same result.")]
+Bundle = Annotated[Path, typer.Argument(parser=local_path, metavar="bundle", help="Bundle folder.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed; the same seed gives the same result."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vaemotion.cli.app import Manifests, MediaRoot, Seed, Split, build_app, data_app
+from vaemotion.cli.app import Manifests, MediaRoot, Seed, Split, build_app, data_app, local_path
 
 
 @data_app.command("validate")
@@ -37,7 +37,9 @@ def data_validate(
 
 @data_app.command("stats")
 def data_stats(
-    manifests: Annotated[list[Path] | None, typer.Argument(help="Data manifests (JSON lines).")] = None,
+    manifests: Annotated[
+        list[Path] | None, typer.Argument(parser=local_path, help="Data manifests (JSON lines).")
+    ] = None,
     media_root: Annotated[
         Path | None,
         typer.Option("--media-root", help="Root folder of the manifests' paths, to count seconds of sound."),
@@ -46,11 +48,17 @@ def data_stats(
         Split | None, typer.Option("--split", help="Split of the procedural art; default: validation.")
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", min=50, help="Works of procedural art; default: 600.")
+        int | None,
+        typer.Option("--count", min=50, max=1_000_000, help="Works of procedural art; default: 600."),
     ] = None,
     train_count: Annotated[
         int | None,
-        typer.Option("--train-count", min=100, help="Works that train the trivial baselines; default: 1500."),
+        typer.Option(
+            "--train-count",
+            min=100,
+            max=1_000_000,
+            help="Works that train the trivial baselines; default: 1500.",
+        ),
     ] = None,
 ) -> None:
     """Describe manifests, or the procedural art.
@@ -66,7 +74,7 @@ def data_stats(
 def data_build_procedural(
     out: Annotated[Path, typer.Option("--out", help="Folder for the media and manifest.jsonl.")],
     split: Annotated[Split, typer.Option("--split", help="Split of the works.")],
-    count: Annotated[int, typer.Option("--count", min=1, help="Number of works.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="Number of works.")],
     seed: Seed = 0,
 ) -> None:
     """Write works of procedural art as clips with a manifest."""
@@ -83,7 +91,10 @@ def data_build_artemo_open(
         typer.Option("--from", help="Folder with sievers/ and bass/; default: procedural art only."),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", min=1, help="Number of works, and of pairs for each question.")
+        int,
+        typer.Option(
+            "--count", min=1, max=1_000_000, help="Number of works, and of pairs for each question."
+        ),
     ] = 100,
     seed: Seed = 0,
     split: Annotated[Split, typer.Option("--split", help="Split of all items.")] = Split.TEST,
@@ -101,7 +112,9 @@ def data_build_artemo_open(
 @build_app.command("medley")
 def data_build_medley(
     out: Annotated[Path, typer.Option("--out", help="Video file to write (.mkv).")],
-    count: Annotated[int, typer.Option("--count", min=1, help="Number of works, 5 s each.")] = 5,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=1_000_000, help="Number of works, 5 s each.")
+    ] = 5,
     seed: Seed = 0,
 ) -> None:
     """Write several works of procedural art as one clip."""

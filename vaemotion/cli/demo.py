@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vaemotion.cli.app import app
+from vaemotion.cli.app import app, local_path
 from vaemotion.contract.errors import UsageError
 
 READY_BUNDLE = Path("models/vaemotion-tiny-bundle")
@@ -17,10 +17,22 @@ READY_BUNDLE = Path("models/vaemotion-tiny-bundle")
 @app.command("demo")
 def demo(
     clip: Annotated[
-        Path | None, typer.Option("--clip", help="Film, sound file or image; default: procedural art.")
+        Path | None,
+        typer.Option(
+            "--clip",
+            parser=local_path,
+            metavar="FILE",
+            help="Film, sound file or image; default: procedural art.",
+        ),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", help=f"Bundle folder; default: {READY_BUNDLE}.")
+        Path | None,
+        typer.Option(
+            "--bundle",
+            parser=local_path,
+            metavar="FOLDER",
+            help=f"Bundle folder; default: {READY_BUNDLE}.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for what the demo makes.")] = Path("demo"),
 ) -> int:

@@ -16,9 +16,10 @@ from vaemotion.cli.app import (
     Seed,
     Split,
     evaluate_app,
+    local_path,
 )
 
-Resamples = Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples.")]
+Resamples = Annotated[int, typer.Option("--bootstrap", min=1, max=1_000_000, help="Bootstrap resamples.")]
 
 
 @evaluate_app.command("benchmark")
@@ -76,7 +77,13 @@ def evaluate_hearing(
         typer.Option("--ce-only", help="Comparison: checkpoint trained with --set align.kd_weight=0."),
     ] = None,
     recordings: Annotated[
-        Path | None, typer.Option("--recordings", help="Data manifest of recordings (JSON lines).")
+        Path | None,
+        typer.Option(
+            "--recordings",
+            parser=local_path,
+            metavar="FILE",
+            help="Data manifest of recordings (JSON lines).",
+        ),
     ] = None,
     media_root: Annotated[
         Path | None, typer.Option("--media-root", help="Root folder of the manifest's paths.")
@@ -84,7 +91,9 @@ def evaluate_hearing(
     split: Annotated[
         HeldOutSplit, typer.Option("--split", help="Split of the works and the recordings.")
     ] = HeldOutSplit.TEST,
-    works: Annotated[int, typer.Option("--works", help="Number of procedural works, at least 20.")] = 300,
+    works: Annotated[
+        int, typer.Option("--works", min=20, max=100_000, help="Number of procedural works.")
+    ] = 300,
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
 ) -> None:

@@ -17,6 +17,7 @@ from vaemotion.cli.app import (
     Precision,
     app,
     bundle_app,
+    local_path,
 )
 
 
@@ -38,19 +39,24 @@ def export_checkpoint(
         ),
     ] = "0.5pp",
     windows: Annotated[
-        int, typer.Option("--windows", min=16, help="Windows on which INT8 is measured.")
+        int, typer.Option("--windows", min=16, max=1_000_000, help="Windows on which INT8 is measured.")
     ] = 2000,
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", help="Manifest whose split 'train' calibrates INT8; default: procedural art."
+            "--calibration",
+            parser=local_path,
+            metavar="FILE",
+            help="Manifest whose split 'train' calibrates INT8; default: procedural art.",
         ),
     ] = None,
     media_root: MediaRoot = Path(),
     calibration_windows: Annotated[
-        int, typer.Option("--calibration-windows", min=16, help="Windows that calibrate INT8.")
+        int, typer.Option("--calibration-windows", min=16, max=1_000_000, help="Windows that calibrate INT8.")
     ] = 256,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips on which the bundle is verified.")] = 40,
+    clips: Annotated[
+        int, typer.Option("--clips", min=1, max=100_000, help="Clips on which the bundle is verified.")
+    ] = 40,
     language_model: Annotated[
         list[LanguageModelType] | None,
         typer.Option(
@@ -81,7 +87,13 @@ def gguf_of_folder(
     out: Annotated[Path, typer.Option("--out", help="GGUF file to write.")],
     file_type: Annotated[GgufType, typer.Option("--type", help="File type.")] = GgufType.Q8_0,
     importance: Annotated[
-        Path | None, typer.Option("--importance", help="Importance matrix for Q5_0 and Q4_K_M.")
+        Path | None,
+        typer.Option(
+            "--importance",
+            parser=local_path,
+            metavar="FILE",
+            help="Importance matrix for Q5_0 and Q4_K_M.",
+        ),
     ] = None,
     license_id: Annotated[
         str, typer.Option("--license", metavar="SPDX", help="SPDX license to store in the file.")
@@ -102,7 +114,9 @@ def verify_bundle(
     against: Annotated[
         Path | None, typer.Option("--against", help="Checkpoint whose results the bundle must match.")
     ] = None,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to compare on, with --against.")] = 40,
+    clips: Annotated[
+        int, typer.Option("--clips", min=1, max=100_000, help="Clips to compare on, with --against.")
+    ] = 40,
 ) -> None:
     """Verify a bundle's files and its results on this machine."""
     if against is None:
@@ -141,7 +155,7 @@ def bench_bundle(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
     rounds: Annotated[
         int,
-        typer.Option("--rounds", min=1, help="Measurement rounds; use more on a busy machine."),
+        typer.Option("--rounds", min=1, max=100_000, help="Measurement rounds; use more on a busy machine."),
     ] = 5,
 ) -> None:
     """Measure the speed and accuracy of a bundle's files.
@@ -165,8 +179,11 @@ def bundle_inspect(bundle: Bundle, as_json: AsJson = False) -> None:
 
 @bundle_app.command("diff")
 def bundle_diff(
-    a: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    b: Annotated[Path, typer.Argument(help="Bundle folder to compare it with.")],
+    a: Bundle,
+    b: Annotated[
+        Path,
+        typer.Argument(parser=local_path, metavar="b", help="Bundle folder to compare it with."),
+    ],
     as_json: AsJson = False,
 ) -> int:
     """Compare the manifests of two bundles.

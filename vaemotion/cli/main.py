@@ -8,6 +8,7 @@ a command needs only its own packages. `main` is the only error boundary. Exit c
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from typer.exceptions import Abort, TyperException
 
 from vaemotion.cli import data, demo, evaluate, export, run, train
 from vaemotion.cli.app import app
-from vaemotion.contract.errors import UserError
+from vaemotion.cli.streams import complain, flush_streams, open_streams
+from vaemotion.contract.address import without_secrets
+from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import WriteError
 
 COMMANDS: Final = (demo, run, export, train, evaluate, data)  # importing a module registers its commands
 
+_SHOWN_CHARACTERS = 200  # of an argument in a message
 # The extra that installs a package which a command may need.
 _EXTRA_OF = {
     "accelerate": "train",
@@ -54,10 +58,42 @@ def _message_and_exit_code(error: BaseException) -> tuple[str, int]:
             return f"this command needs {package}: install it with `pip install 'vaemotion[{extra}]'`", 1
     if isinstance(error, WriteError):
         return str(error), 1
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}", 1
+    reason = getattr(error, "strerror", None)  # an OSError's, or that of FFmpeg, which may not be one
+    if reason:
+        file = getattr(error, "filename", None)
+        return (reason if file is None else f"cannot use {file}: {reason}; give another path"), 1
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs, or ask for less", 1
     return f"unexpected {type(error).__name__}: {error}; run again with --debug for a traceback", 1
+
+
+def _refuse_words(words: Sequence[str]) -> None:
+    """Raise UsageError for an argument that is neither a text nor a file's name on any system."""
+    for word in words:
+        try:
+            possible = b"\0" not in os.fsencode(word)
+        except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+            possible = False
+        if not possible:
+            raise UsageError(f"the argument {_shown(ascii(word))} holds a character that no name can hold")
+
+
+def _told(message: str, words: Sequence[str]) -> str:
+    """Return a message in which the user's arguments are short, printable and without passwords."""
+    values = {value for word in words for value in (word, word.partition("=")[2]) if len(value) > 1}
+    for value in sorted(values, key=len, reverse=True):
+        harmless = os.path.lexists(value) or value == without_secrets(value)
+        for form in (value, str(Path(value))):  # a path has lost the second of two slashes
+            shown = _shown(form if harmless else without_secrets(value))
+            if shown != form:
+                message = message.replace(form, shown)
+    return message
+
+
+def _shown(word: str) -> str:
+    """Return an argument for a sentence: at most 200 characters, control characters escaped."""
+    cut = word if len(word) <= _SHOWN_CHARACTERS else f"{word[:_SHOWN_CHARACTERS]}…"
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", cut)
 
 
 def _refuse_foreign_packages() -> None:
@@ -81,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments: the command line without the program's name; default: that of the process.
     """
+    open_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
@@ -94,14 +131,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # unless disabled.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
+        _refuse_words(words)
         _refuse_foreign_packages()
         result: object = app(words, prog_name="vaemotion", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             import traceback
 
-            traceback.print_exc()
-        message, exit_code = _message_and_exit_code(error)
-        print(f"vaemotion: error: {message}", file=sys.stderr)
-        return exit_code
-    return result if isinstance(result, int) else 0
+            print(_told(traceback.format_exc(), words), end="", file=sys.stderr)
+        message, result = _message_and_exit_code(error)
+        # A print that failed is told as what it is: standard output that takes nothing.
+        if not (isinstance(error, OSError) and flush_streams()):
+            complain(_told(message, words))
+    lost = flush_streams()
+    return result if isinstance(result, int) and result else lost

@@ -7,10 +7,25 @@ from typing import Annotated
 
 import typer
 
-from vaemotion.cli.app import AsJson, Bundle, EngineName, Overrides, Pace, PathName, Seed, Task, app
+from vaemotion.cli.app import (
+    AsJson,
+    Bundle,
+    EngineName,
+    Overrides,
+    Pace,
+    PathName,
+    Seed,
+    Task,
+    app,
+    live_source,
+    local_path,
+)
 
 Timeline = Annotated[
-    Path, typer.Argument(help="Timeline (JSON lines), written by `vaemotion run --out jsonl:FILE`.")
+    Path,
+    typer.Argument(
+        parser=local_path, help="Timeline (JSON lines), written by `vaemotion run --out jsonl:FILE`."
+    ),
 ]
 FileOut = Annotated[Path | None, typer.Option("--out", help="File to write; default: beside the timeline.")]
 Outs = Annotated[
@@ -24,11 +39,20 @@ Outs = Annotated[
 ]
 LiveSource = Annotated[
     Path | None,
-    typer.Argument(help="Video, sound file or image; default: live camera and microphone."),
+    typer.Argument(
+        parser=live_source,
+        metavar="source",
+        help="Video, sound file or image; default: live camera and microphone.",
+    ),
 ]
 LiveConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file of a live installation; configs/live.toml lists every key."),
+    typer.Option(
+        "--config",
+        parser=local_path,
+        metavar="FILE",
+        help="TOML file of a live installation; configs/live.toml lists every key.",
+    ),
 ]
 RunPace = Annotated[
     Pace,
@@ -39,7 +63,7 @@ RunPace = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Cores shared by engines and narrator; default: all."),
+    typer.Option("--threads", min=1, max=256, help="Cores shared by engines and narrator; default: all."),
 ]
 
 
@@ -90,6 +114,7 @@ def run_bundle(
         Path | None,
         typer.Option(
             "--replay",
+            parser=local_path,
             metavar="FILE",
             help="Replay recorded features (vaemotion record) instead of a source.",
         ),
@@ -148,12 +173,14 @@ def soak_bundle(
         list[Path] | None,
         typer.Option(
             "--media",
+            parser=local_path,
             metavar="FILE",
             help="Video or sound file that the simulated devices play; may be repeated.",
         ),
     ] = None,
     faults: Annotated[
-        int | None, typer.Option("--faults", help="Number of faults, at least 15; default: 16 per hour.")
+        int | None,
+        typer.Option("--faults", max=1_000_000, help="Number of faults, at least 15; default: 16 per hour."),
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("soak"),
@@ -170,7 +197,10 @@ def soak_bundle(
 @app.command("install-service")
 def install_service(
     bundle: Bundle,
-    config: Annotated[Path, typer.Option("--config", help="TOML file of the installation.")],
+    config: Annotated[
+        Path,
+        typer.Option("--config", parser=local_path, metavar="FILE", help="TOML file of the installation."),
+    ],
     user: Annotated[
         str | None, typer.Option("--user", help="User of the service; default: the calling user.")
     ] = None,
@@ -190,7 +220,9 @@ def install_service(
 @app.command("ask")
 def ask_bundle(
     bundle: Bundle,
-    source: Annotated[Path, typer.Argument(help="Video, sound file or image.")],
+    source: Annotated[
+        Path, typer.Argument(parser=local_path, metavar="source", help="Video, sound file or image.")
+    ],
     question: Annotated[str, typer.Argument(help="Question, for example 'What is this?'")],
     options: Annotated[
         str | None, typer.Option("--options", help="Answers to choose from, separated by commas.")
@@ -234,7 +266,10 @@ def report_timeline(timeline: Timeline, out: FileOut = None) -> None:
 
 @app.command("doctor")
 def doctor_machine(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle folder to test on this machine.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(parser=local_path, metavar="bundle", help="Bundle folder to test on this machine."),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Check this machine and say how to fix problems."""

@@ -69,7 +69,7 @@ def train_ablations(
     document: Annotated[
         Path, typer.Option("--doc", help="Markdown file (.md) to write; its plot is written beside it.")
     ] = Path("docs/ablations.md"),
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Training seeds per variant.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=1000, help="Training seeds per variant.")] = 3,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="GROUP", help="Group to run; may be repeated. Default: all."),

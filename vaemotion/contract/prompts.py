@@ -7,6 +7,7 @@ image tokens.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,14 @@ STANDARD_QUESTIONS = (CONTENT, PALETTE, AROUSAL, VALENCE, EMOTION, CAPTION)
 
 VALENCE_WORDS = ("very unpleasant", "unpleasant", "neutral", "pleasant", "very pleasant")
 AROUSAL_WORDS = ("very calm", "calm", "moderate", "stirring", "very stirring")
+
+
+def folded(answer: str) -> str:
+    """Return a form that is equal for answers which are the same to a person.
+
+    Letter case, white space and compatible characters (Unicode NFKC) do not count.
+    """
+    return " ".join(unicodedata.normalize("NFKC", answer).casefold().split())
 
 
 def listed_question(question: str, options: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from vaemotion.contract.address import without_secrets
 from vaemotion.contract.errors import UsageError
 
 _Config = TypeVar("_Config")
@@ -45,10 +46,12 @@ class Impossible(ValueError):
 
 
 def shown(value: object) -> str:
-    """Return any value of a TOML or JSON file as part of a sentence, at most 80 characters."""
+    """Return any value of a TOML or JSON file as part of a sentence: at most 80 characters, no password."""
     try:
+        if isinstance(value, str):
+            return f"{without_secrets(value)!r:.80}"
         if isinstance(value, bool | list | tuple | dict):
-            return f"{json.dumps(value, ensure_ascii=False, default=str):.80}"
+            return f"{without_secrets(json.dumps(value, ensure_ascii=False, default=str)):.80}"
         return f"{value!r:.80}"
     except ValueError:
         return "a number of thousands of digits"
@@ -132,7 +135,7 @@ class _Reader:
         """Apply ``section.key=value`` to the file's values."""
         key, separator, text = (part.strip() for part in override.partition("="))
         if not separator or not key:
-            self.problems.append(f"--set takes key=value, got {override!r}")
+            self.problems.append(f"--set takes key=value, got {shown(override)}")
             return
         self.overridden.append(key)
         *sections, name = key.split(".")

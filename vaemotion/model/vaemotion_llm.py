@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.prompt_tokens import PromptTokens
 from vaemotion.contract.prompts import PromptTemplate
 from vaemotion.model.audio_pathway import AudioPathway
 from vaemotion.model.backbones import VisionEncoder, build_vlm
@@ -50,6 +51,7 @@ class VAEmotionLLM(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.template: PromptTemplate = config.prompt
+        self._prompt_tokens = PromptTokens(tokenizer, config.prompt)
         self.base: Any = build_vlm(config.vlm)
         self.vision = VisionEncoder(self.base)
         width = self.width
@@ -99,8 +101,12 @@ class VAEmotionLLM(nn.Module):
         return self.token_ids(self.template.stop)[0]
 
     def token_ids(self, text: str) -> list[int]:
-        """Tokenize text; special tokens in it become one id each, none is added."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Tokenize a part of the template; special tokens in it become one id each, none is added."""
+        return self._prompt_tokens.of_template(text)
+
+    def question_ids(self, question: str) -> list[int]:
+        """Tokenize the text from the media to the answer; the question is plain text."""
+        return self._prompt_tokens.of_question(question)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look up the embeddings of token ids: (..., L) → (..., L, D)."""
@@ -110,7 +116,7 @@ class VAEmotionLLM(nn.Module):
         """Tokenize questions and answers, each answer closed by the stop token."""
         rows: list[tuple[list[int], int]] = []
         for question, answer in zip(questions, answers, strict=True):
-            head = self.token_ids(self.template.question_text(question))
+            head = self.question_ids(question)
             rows.append(([*head, *self.option_ids(answer)], len(head)))
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -177,7 +183,7 @@ class VAEmotionLLM(nn.Module):
         self, media: Tensor, question: str, *, max_tokens: int = 24, temperature: float = 0.0
     ) -> list[str]:
         """Answer one question for each row of media (B, P, D); greedy at temperature 0, else sampled."""
-        ids = torch.tensor(self.token_ids(self.template.question_text(question)), device=self.device)
+        ids = torch.tensor(self.question_ids(question), device=self.device)
         step = torch.cat([media, self.embed(ids).expand(media.shape[0], -1, -1)], dim=1)  # (B, P + L, D)
         cache, tokens = None, []
         finished = torch.zeros(media.shape[0], dtype=torch.bool, device=self.device)  # (B,)
@@ -200,7 +206,7 @@ class VAEmotionLLM(nn.Module):
 
     def option_ids(self, option: str) -> list[int]:
         """Tokenize an answer as the model would give it, closed by the stop token."""
-        return [*self.token_ids(self.template.answer_text(option)), self.stop_id]
+        return [*self._prompt_tokens.of_answer(option), self.stop_id]
 
     @torch.no_grad()
     def option_scores(self, media: Tensor, question: str, options: Sequence[str]) -> Tensor:
@@ -208,7 +214,7 @@ class VAEmotionLLM(nn.Module):
 
         media: (B, P, D). Media and question are evaluated once, each option behind their KV cache.
         """
-        question_ids = torch.tensor(self.token_ids(self.template.question_text(question)), device=self.device)
+        question_ids = torch.tensor(self.question_ids(question), device=self.device)
         head = torch.cat([media, self.embed(question_ids).expand(len(media), -1, -1)], dim=1)  # (B, P + L, D)
         out = self.base.model.text_model(inputs_embeds=head, use_cache=True)
         first = self.base.lm_head(out.last_hidden_state[:, -1]).float().log_softmax(-1)  # (B, vocab)

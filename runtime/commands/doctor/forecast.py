@@ -7,7 +7,9 @@ the measurement behind each constant stands beside it. Nothing of the bundle is 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +40,7 @@ class Machine:
     available_bytes: int  # memory
     total_bytes: int
     tensorrt: bool  # installed, and the machine has an NVIDIA GPU
-    cache_folder: str  # of built TensorRT engines
+    cache_folder: str | None  # of built TensorRT engines; None where this user can write none
     cache_free_bytes: int  # on its disk
     cached_bytes: int  # engines in the cache already
 
@@ -49,16 +51,29 @@ def this_machine() -> Machine:
     from runtime.engines.gpu import tensorrt_is_installed
 
     memory, folder = read_memory(), cache_folder()
-    cached = [file.stat().st_size for file in folder.glob("*")] if folder.is_dir() else []
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    there = None if folder is None else _nearest_writable(folder)
     return Machine(
         memory.available_bytes,
         memory.total_bytes,
         tensorrt=tensorrt_is_installed() and has_nvidia_gpu(),
-        cache_folder=str(folder),
-        cache_free_bytes=shutil.disk_usage(there).free,
-        cached_bytes=sum(cached),
+        cache_folder=str(folder) if there else None,
+        cache_free_bytes=shutil.disk_usage(there).free if there else 0,
+        cached_bytes=_bytes_in(folder) if folder and there else 0,
     )
+
+
+def _nearest_writable(path: Path) -> Path | None:
+    """Return ``path`` or its nearest parent that is there; None where this user can make nothing in it."""
+    there = next((p for p in (path, *path.parents) if os.path.lexists(p)), Path())
+    return there if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK) else None
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*"):
+        with suppress(OSError):  # a broken link, or removed meanwhile
+            total += file.stat().st_size
+    return total
 
 
 def forecast(manifest: Manifest, machine: Machine) -> list[Check]:
@@ -111,6 +126,9 @@ def _room_to_build(engines: list[Component], machine: Machine) -> Check:
 
 def _room_on_disk(engines: list[Component], machine: Machine) -> Check:
     """Estimate the disk for built engines: each is about as large as its ONNX file."""
+    if machine.cache_folder is None:
+        value = "this user can write no cache: TensorRT engines are built at every start"
+        return Check("disk to build", None, value, "set VAEMOTION_CACHE to a folder that this user can write")
     total = sum(component.bytes + TIMING_CACHE_BYTES for component in engines)
     needed = max(0, total - machine.cached_bytes)
     value = (

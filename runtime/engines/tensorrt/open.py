@@ -67,18 +67,20 @@ def open_tensorrt(
     """
     onnx = component_path(folder, component)
     key = key_of(found, sha256_of(onnx), component.precision, profile)
-    file = engine_cache.engine_file(engine_cache.cache_folder() / "tensorrt", component.role, key)
-    plan, why_not_cached = engine_cache.load(file, asdict(key))
+    cached = engine_cache.cache_folder()
+    file = engine_cache.engine_file(cached / "tensorrt", component.role, key) if cached else None
+    plan, why_not_cached = engine_cache.load(file, asdict(key)) if file else (None, engine_cache.NO_FOLDER)
     if plan is not None:
         engine = _started(found, plan, component, profile)
         return _announced(engine, found.gpu, "from the cache")
-    built = _build(found, onnx, component, profile, file.parent)
+    built = _build(found, onnx, component, profile, file.parent if file else None)
     engine = _started(found, built.plan, component, profile)
     check_golden(engine, folder, manifest)
-    try:
-        engine_cache.store(file, asdict(key), built.plan)
-    except OSError as error:
-        why_not_cached += f", and it cannot be cached: {error.strerror}: {file.parent}"
+    if file is not None:
+        try:
+            engine_cache.store(file, asdict(key), built.plan)
+        except OSError as error:
+            why_not_cached += f", and it cannot be cached: {error.strerror}: {file.parent}"
     return _announced(engine, found.gpu, f"built in {built.seconds:.0f} s, {why_not_cached}")
 
 
@@ -105,12 +107,14 @@ def key_of(found: TensorRt, onnx_sha256: str, precision: str, profile: BatchProf
     )
 
 
-def _build(found: TensorRt, onnx: Path, component: Component, profile: BatchProfile, folder: Path) -> Built:
-    """Build with progress bars on standard error, and cache TensorRT's timings for the next build."""
+def _build(
+    found: TensorRt, onnx: Path, component: Component, profile: BatchProfile, folder: Path | None
+) -> Built:
+    """Build with progress bars on standard error, and cache TensorRT's timings in ``folder`` for the next."""
     gpu = found.gpu
     key = timing_key(str(found.module.__version__), gpu.name, gpu.compute_capability)
-    file = folder / "timings"
-    known, _ = engine_cache.load(file, key)
+    file = folder / "timings" if folder else None
+    known = engine_cache.load(file, key)[0] if file else None
     console = Console(stderr=True)
     console.print(f"building {component.label} with TensorRT for {gpu.name}; this takes minutes, once")
     with progress_bars(console) as bars:
@@ -119,7 +123,7 @@ def _build(found: TensorRt, onnx: Path, component: Component, profile: BatchProf
         built = build(
             found.module, onnx, profile, free_bytes=free_bytes, timing=known or b"", monitor=monitor
         )
-    if built.timing is not None:
+    if file is not None and built.timing is not None:
         with suppress(OSError):  # the next build is only slower
             engine_cache.store(file, key, built.timing)
     return built
@@ -133,7 +137,7 @@ def check_golden(engine: TensorRtEngine, folder: Path, manifest: Manifest) -> No
     if not worst <= allowed:
         raise EngineError(
             f"{engine.component.label}: TensorRT's engine differs by {worst:.3g} from the golden vector "
-            f"{name!r} (allowed {allowed:.3g}); run with --engine cpu"
+            f"{name!r} (allowed {allowed:.3g}); `vaemotion run --engine cpu` does without it"
         )
 
 

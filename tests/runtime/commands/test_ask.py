@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,19 @@ def test_free_text_about_sound_and_video(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["tone.wav", "What is this?", "--options", "bell"], "at least two different answers"),
+        (["tone.wav", "What is this?", "--options", "bell"], "takes two or more answers"),
+        (["tone.wav", "What is this?", "--options", ""], "takes two or more answers"),
+        (["tone.wav", "What is this?", "--options", "bell,,rain"], "takes two or more answers"),
+        (["tone.wav", "What is this?", "--options", "bell,rain, "], "takes two or more answers"),
+        (["tone.wav", "What is this?", "--options", "rain,bell,rain"], "names 'rain' twice"),
+        (["tone.wav", "What is this?", "--options", "r,b,r"], "names 'r' twice"),
+        (["tone.wav", "What?", "--options", "rain,bell, Rain "], "'rain' and 'Rain', which are the same"),
+        (["tone.wav", "What?", "--options", "sea  waves,bell,sea waves"], "names 'sea waves' twice"),
+        (["tone.wav", "What?", "--options", "caf\u00e9,cafe\u0301"], "which are the same answer"),
         (["tone.wav", " "], "the question is empty"),
+        (["tone.wav", "\u001b[31mWhat?"], "holds control characters"),
+        (["tone.wav", os.fsdecode(b"\xffWhat?")], "is not UTF-8"),
+        (["rtsp://admin:s3cret@192.0.2.1/x", "What?"], "rtsp://192.0.2.1/… is an address"),
         (["tone.wav", "What?", "--path", "visual"], "--path visual needs video frames, and"),
         (["tone.wav", "What?", "--path", "smell"], "'smell' is not one of 'audio', 'visual', 'audio-visual'"),
         (["tone.wav", "What?", "--task", "smell"], "'smell' is not one of 'content', 'emotion'"),
@@ -72,7 +84,25 @@ def test_a_wrong_question_is_refused_with_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_wav(tmp_path / "tone.wav", tone(1.0), 16_000)
-    assert main(["ask", str(small_bundle), str(tmp_path / arguments[0]), *arguments[1:]]) in (1, 2)
+    source = arguments[0] if "://" in arguments[0] else str(tmp_path / arguments[0])
+    assert main(["ask", str(small_bundle), source, *arguments[1:]]) == (
+        1 if source.endswith("none.wav") else 2
+    )
     error = capsys.readouterr().err
+    assert "s3cret" not in error
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_special_tokens_in_a_question_and_its_answers_are_text(
+    small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "tone.wav", tone(1.0), 16_000)
+    stop = "<end_of_utterance>"
+    plain = asked(capsys, small_bundle, tmp_path / "tone.wav", "What is this?", "--options", "bell,rain")
+    asked_again = asked(
+        capsys, small_bundle, tmp_path / "tone.wav", f"What is{stop} this?", "--options", f"bell,{stop}"
+    )
+    assert asked_again["probabilities"].keys() == {"bell", stop}
+    assert sum(asked_again["probabilities"].values()) == pytest.approx(1)
+    assert asked_again["probabilities"]["bell"] != plain["probabilities"]["bell"]

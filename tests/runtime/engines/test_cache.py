@@ -144,4 +144,16 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_the_cache_is_where_the_user_says(tmp_path: Path) -> None:
     assert cache_folder({"VAEMOTION_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
     assert cache_folder({"XDG_CACHE_HOME": "/b"}) == Path("/b/vaemotion")
-    assert cache_folder({}) == Path.home() / ".cache" / "vaemotion"
+    in_home = Path.home() / ".cache" / "vaemotion"
+    assert cache_folder({}) == in_home
+    assert cache_folder({"XDG_CACHE_HOME": "b", "VAEMOTION_CACHE": ""}) == in_home
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert cache_folder({}) is None
+    assert cache_folder({"XDG_CACHE_HOME": "/b"}) == Path("/b/vaemotion")

@@ -278,7 +278,7 @@ def test_wrong_embeddings_are_refused_before_decoding(model: LanguageModel) -> N
 
 def test_context_overflow_is_refused_before_decoding(model: LanguageModel) -> None:
     with pytest.raises(
-        LanguageModelError, match="holds 1024 tokens, but a prefix of 1025 need 1025; shorten"
+        LanguageModelError, match="holds 1024 tokens, but a prefix of 1025 need 1025; ask a shorter"
     ):
         model.set_prefix(embeddings(1025))
     model.set_prefix(embeddings(1000))

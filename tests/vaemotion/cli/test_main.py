@@ -187,3 +187,95 @@ def test_the_package_runs_as_a_module():
     wrong = subprocess.run([*words, "frobnicate"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("vaemotion: error: ")
+
+
+SECRET = "s3cret"
+ADDRESSES = {
+    f"rtsp://admin:{SECRET}@192.0.2.1/stream": "rtsp://192.0.2.1/…",
+    f"rtsp://admin:1/{SECRET}@192.0.2.1/stream": "rtsp://…",
+    f"http://192.0.2.1/user=admin&password={SECRET}": "http://192.0.2.1/…",
+    f"gst:rtspsrc location=rtsp://cam user-pw={SECRET}": "gst:rtspsrc …",
+}
+
+
+@pytest.mark.parametrize(("address", "told"), ADDRESSES.items(), ids=list(ADDRESSES.values()))
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_camera_s_address_as_source_is_refused_with_the_way_out_and_without_its_password(
+    address, told, debug, capsys
+):
+    flags = ["--debug"] if debug else []
+    for words in (["run", "bundle", address], ["record", "bundle", address, "--to", "x"]):
+        assert main([*flags, *words]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert "--config" in error
+        assert "configs/live.toml" in error
+        assert SECRET not in error
+    for words in (
+        ["ask", "bundle", address, "What?"],
+        ["demo", "--clip", address],
+        ["verify", address],
+        ["doctor", address],
+        ["plot", "--out", address, "timeline"],
+        ["report", address],
+        ["verify", "bundle", address],
+        ["run", "bundle", "film.mp4", "--engine", address],
+        ["run", "bundle", "film.mp4", "--config", address],
+    ):
+        assert main([*flags, *words]) in (1, 2)
+        captured = capsys.readouterr()
+        assert SECRET not in captured.out + captured.err
+
+
+def test_a_file_that_is_named_like_an_address_is_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gst:film.mp4", "12:30.mp4", "rtsp:film.mp4"):
+        (tmp_path / name).write_bytes(b"")
+        assert main(["run", "bundle", name]) == 1
+        assert f"{name} is empty" in capsys.readouterr().err
+
+
+def test_a_device_node_as_source_is_refused_with_the_way_out(capsys):
+    assert main(["run", "bundle", "/dev/null"]) == 2
+    assert "/dev/null is a device, not a file; for a live camera" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "camera.device=rtmp://admin:s3cret@192.0.2.1/x",
+        "camera.device=rtspsrc location=rtsp://192.0.2.1 user-pw=s3cret",
+        "camera.device=admin:s3cret@192.0.2.1",
+        "camera.device=['rtsp://admin:s3cret@192.0.2.1']",
+        "camera=rtsp://admin:s3cret@192.0.2.1/x",
+        "camera.devise=rtsp://admin:s3cret@192.0.2.1/x",
+        "camera.device rtsp://admin:s3cret@192.0.2.1/x",
+    ],
+)
+def test_no_complaint_about_a_configuration_tells_a_password(override, tmp_path, capsys):
+    key, separator, value = override.partition("=")
+    quoted = value if value.startswith("[") else json.dumps(value)
+    file = tmp_path / "live.toml"
+    file.write_text("")
+    assert main(["run", "bundle", "--config", str(file), "--set", override]) == 2
+    if separator:
+        file.write_text(f"{key} = {quoted}\n")
+        assert main(["run", "bundle", "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert "camera" in error
+    assert SECRET not in error
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\ud800"])
+def test_an_argument_that_no_name_can_hold_is_refused(word, capsys):
+    assert main(["run", "bundle", word]) == 2
+    assert "holds a character that no name can hold" in capsys.readouterr().err
+
+
+def test_a_very_long_argument_is_cut_and_control_characters_are_escaped(capsys):
+    assert main(["run", "bundle", "x" * 5000]) == 1
+    error = capsys.readouterr().err
+    assert len(error) < 400
+    assert error.count("\n") == 1
+    assert main(["run", "bundle", "a\nb\x1b[31m"]) == 1
+    assert "a\\x0ab\\x1b[31m does not exist" in capsys.readouterr().err

@@ -64,3 +64,9 @@ def test_colors_are_not_asked_of_sound() -> None:
     assert all(question.audible for question in prompts.STANDARD_QUESTIONS if question is not prompts.PALETTE)
     assert prompts.CONTENT.task == prompts.PALETTE.task == "content"
     assert {q.task for q in prompts.STANDARD_QUESTIONS} == {"content", "emotion"}
+
+
+@pytest.mark.parametrize("other", ["SEA  waves", " sea\u00a0waves ", "\uff53ea waves", "sea waves"])
+def test_spellings_of_one_answer_are_folded_together(other: str) -> None:
+    assert prompts.folded(other) == prompts.folded("sea waves")
+    assert prompts.folded("sea wave") != prompts.folded("sea waves")

@@ -19,9 +19,10 @@ from rich.progress import track
 
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS, Clip, reads_frames, reads_sound
+from vaemotion.contract.media.files import MediaError
 from vaemotion.contract.prediction import Affect, Predict, Prediction, Question
 from vaemotion.data.manifest.item import Item
-from vaemotion.data.manifest.loader import MediaError, load_clip
+from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest
 from vaemotion.evaluation.benchmark.report import markdown, summary, write_report
 from vaemotion.evaluation.benchmark.results import Report, make_report

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime.commands.doctor.doctor import doctor
-from runtime.commands.doctor.forecast import Machine, forecast, this_machine
+from runtime.commands.doctor.forecast import Machine, forecast, probe_forecast, this_machine
+from runtime.machine.child_process import in_child
 from vaemotion.contract.bundle import Manifest, read_manifest
 
 GIB = 2**30
@@ -80,3 +81,47 @@ def test_the_cache_is_measured_where_the_engines_go_and_is_not_created(
     assert machine.cache_folder == str(tmp_path / "deep" / "cache")
     assert machine.cache_free_bytes == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
     assert list(tmp_path.iterdir()) == []
+
+
+# A user without an account, as in a container that is started with a number as its user.
+NO_ACCOUNT = """
+import pwd
+def getpwuid(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+"""
+
+
+@pytest.mark.parametrize("home", [None, "", "/dev/null/x", "/proc/no-such-folder"])
+def test_a_bundle_is_not_called_broken_where_there_is_no_home_for_a_cache(
+    home: str | None, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_ACCOUNT)  # imported by the child process
+    for name in ("HOME", "XDG_CACHE_HOME", "VAEMOTION_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    [room, *_] = json.loads(in_child(probe_forecast, str(small_bundle)))
+    assert room["name"] == "room in memory"
+    assert room["ok"] is True
+
+
+def test_without_a_cache_engines_are_built_at_every_start_and_that_is_no_fault(small_bundle: Path) -> None:
+    machine = replace(JETSON, cache_folder=None, cache_free_bytes=0)
+    disk = {check.name: check for check in forecast(read_manifest(small_bundle), machine)}["disk to build"]
+    assert disk.ok is None
+    assert "VAEMOTION_CACHE" in disk.advice
+
+
+@pytest.mark.parametrize("there", ["file", "broken link", "file in the way"])
+def test_an_odd_cache_is_no_fault(there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    if there == "broken link":
+        cache.mkdir()
+        (cache / "engine").symlink_to(tmp_path / "gone")
+    else:
+        cache.write_text("")
+    monkeypatch.setenv("VAEMOTION_CACHE", str(cache / "x" if there == "file in the way" else cache))
+    machine = this_machine()
+    assert machine.cached_bytes == 0
+    assert (machine.cache_folder is None) == (there != "broken link")

@@ -93,6 +93,16 @@ def test_the_first_start_builds_and_the_second_takes_the_same_engine_from_the_ca
     assert len(names) == 4, names  # engine and timings, each with its sidecar
 
 
+def test_without_a_folder_for_a_cache_each_start_builds_and_says_why(
+    machine: TensorRt, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.engines.cache.cache_folder", lambda: None)
+    first, second = opened(machine, bundle), opened(machine, bundle)
+    assert machine.module.built == 2
+    for engine in (first, second):
+        assert "this user has no home folder for a cache; set VAEMOTION_CACHE" in engine.announcement
+
+
 @pytest.mark.parametrize("size", [1, 2, 8, 9, 20])
 def test_any_batch_gives_what_the_graph_gives(machine: TensorRt, bundle: Bundle, size: int) -> None:
     engine = opened(machine, bundle)
