@@ -17,10 +17,10 @@ REPETITIONS = 3
 FILMS = {
     "4K H.264": ("3840x2160", "-c:v libx264 -pix_fmt yuv420p"),
     "8K H.264": ("7680x4320", "-c:v libx264 -pix_fmt yuv420p"),
-    "8K HEVC": ("7680x4320", "-c:v libx265 -pix_fmt yuv420p10le -x265-params log-level=0"),
+    "8K HEVC": ("7680x4320", "-c:v libx265 -x265-params log-level=0 -pix_fmt yuv420p10le"),
 }
 SECONDS = 2
-METHOD = """Peak resident memory of whole processes, the median of {repetitions}. The peer is PyAV alone, which
+METHOD = """Peak memory of whole processes, the median of {repetitions}. The peer is PyAV alone, which
 decodes the same file with the same number of threads and holds one picture. A run reads the film at full pace
 without narration; a question is asked about its end. Films are {seconds} s of a test card with sound.
 {limit:g} MB above the peer hold Python, ONNX Runtime, llama.cpp, the bundle, and every queue."""
@@ -69,7 +69,7 @@ def measure(work: Path, full: bool) -> Section:
 
 
 def _film(work: Path, name: str) -> Path:
-    """Return a film of that name, made once with Debian's ffmpeg."""
+    """Return a film of that name, made once by the ffmpeg command."""
     path = work / f"{name.replace(' ', '-')}.mp4"
     size, options = FILMS[name]
     if not path.is_file():

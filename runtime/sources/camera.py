@@ -30,7 +30,7 @@ from runtime.sources.network_camera import SILENT_S, NetworkCamera, NetworkFrame
 from runtime.sources.rhythm import PAUSES, SLOWEST_S
 from runtime.sources.supervision import DeviceError
 from vaemotion.contract.image import rotate
-from vaemotion.contract.media.picture import Shape, to_picture
+from vaemotion.contract.media.picture import Shape, frame_bytes, to_picture
 
 OLD_S = 0.5  # a frame that took this much longer than the fastest ones is stale
 OLD_LIMIT_S = 2.0  # of stale frames only: then the stream, and with it the sender's queue, is opened anew
@@ -47,11 +47,13 @@ class _RawFrame:
 
     ``picture``: converts it to RGB, once. ``plane``: (H, W) or (H, W, 3) uint8, by which frames are compared,
     None where they are not. ``sent_s``: the sender's time stamp, None where there is no reliable one.
+    ``size_bytes``: of memory that it holds.
     """
 
     picture: Callable[[], Picture]
     plane: Plane | None = None
     sent_s: float | None = None
+    size_bytes: int = 0
 
 
 class Camera:
@@ -70,7 +72,8 @@ class Camera:
                     return
                 arrival_s = self._clock.now_s()
                 if stale_filter.is_fresh(raw.plane, raw.sent_s, arrival_s):
-                    yield Frame(arrival_s - self._config.offset_ms / 1000, raw.picture)
+                    taken_s = arrival_s - self._config.offset_ms / 1000
+                    yield Frame(taken_s, raw.picture, size_bytes=raw.size_bytes)
 
     def _open(self, stop: threading.Event) -> Generator[_RawFrame]:
         if self._config.device.startswith(("gst:", "csi:")):
@@ -186,7 +189,7 @@ def _from_v4l2(config: CameraConfig) -> Generator[_RawFrame]:
             if not whole:
                 raise DeviceError("no more frames")
             bgr = np.asarray(image, np.uint8)  # (H, W, 3)
-            yield _RawFrame(once(partial(_from_bgr, bgr, config.rotate_degrees)), bgr)
+            yield _RawFrame(once(partial(_from_bgr, bgr, config.rotate_degrees)), bgr, size_bytes=bgr.nbytes)
     finally:
         capture.release()
 
@@ -209,9 +212,9 @@ def _from_network(camera: NetworkCamera, clockwise_degrees: int) -> Generator[_R
             if received.shape is not shape:
                 picture()  # what cannot be converted is this thread's error, not the session's
                 shape = received.shape
-            yield _RawFrame(picture, sent_s=received.sent_s)
+            yield _RawFrame(picture, sent_s=received.sent_s, size_bytes=frame_bytes(received.frame))
 
 
 def _from_gstreamer(config: CameraConfig, stop: threading.Event) -> Generator[_RawFrame]:
     for rgb in gstreamer_frames(config, stop):
-        yield _RawFrame(once(partial(rotate, rgb, config.rotate_degrees)), rgb)
+        yield _RawFrame(once(partial(rotate, rgb, config.rotate_degrees)), rgb, size_bytes=rgb.nbytes)

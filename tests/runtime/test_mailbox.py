@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.mailbox import BoundedQueue, Closed, LatestSlot
+from runtime.mailbox import BoundedQueue, ByteLimit, Closed, LatestSlot
 
 PATIENCE_S = 60  # of a call that must be woken; a test that waits it out has failed
 
@@ -218,3 +218,21 @@ def test_a_failure_comes_before_what_is_inside_and_the_first_one_stays():
 def test_a_queue_without_capacity_is_refused():
     with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
         BoundedQueue(0, "wait")
+
+
+def test_a_queue_holds_bytes_and_lets_one_item_in_whatever_its_size() -> None:
+    waiting: BoundedQueue[bytes] = BoundedQueue(10, "wait", ByteLimit(100, len))
+    assert waiting.put(b"x" * 1000)
+    assert not waiting.put(b"y")
+    assert waiting.take(0) == b"x" * 1000
+    assert waiting.put(b"a" * 60)
+    assert waiting.put(b"b" * 40)
+    assert not waiting.put(b"c")
+    assert waiting.take_all() == [b"a" * 60, b"b" * 40]
+    assert waiting.put(b"d" * 100)
+
+    dropping: BoundedQueue[bytes] = BoundedQueue(10, "drop-oldest", ByteLimit(100, len))
+    for item in (b"a" * 50, b"b" * 50, b"c" * 90):
+        assert dropping.put(item)
+    assert dropping.take_all() == [b"c" * 90]
+    assert dropping.dropped == 2

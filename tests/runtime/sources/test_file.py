@@ -184,3 +184,42 @@ def test_a_stop_ends_the_wait_at_once(tmp_path: Path) -> None:
     arrived = feed.until(3600.0, stop)
     assert not arrived.over
     feed.close()
+
+
+def test_frames_that_no_grid_point_shows_are_left_out_and_every_tick_sees_the_same(tmp_path: Path) -> None:
+    path = write_work(tmp_path / "clip.mkv", 2.0, rate_hz=30)
+    every = [event for event in FileSource(path).events() if isinstance(event, Frame)]
+    wanted = [event for event in FileSource(path).events(0.1) if isinstance(event, Frame)]
+    assert len(every) == 60
+    assert len(wanted) == 21  # and the last one
+    for tick in range(20):
+        newest, seen = (
+            [frame.time_s for frame in frames if frame.time_s <= tick / 10 + 1e-6][-1]
+            for frames in (every, wanted)
+        )
+        assert seen == newest
+
+
+def test_large_frames_wait_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_work(tmp_path / "clip.mkv", 2.0, rate_hz=30)
+    frame = next(event for event in FileSource(path).events() if isinstance(event, Frame))
+    assert frame.size_bytes > 1000
+    monkeypatch.setattr("runtime.sources.file.QUEUED_BYTES", 3 * frame.size_bytes)
+    feed = FileFeed(FileSource(path), ManualClock())
+    queue, never = feed._queue, threading.Event()
+    seen = 0
+    for tick in range(21):
+        arrived = feed.until(tick / 10, never)
+        seen += arrived.frame is not None
+    feed.close()
+    assert seen == 21  # nothing is lost
+    assert queue.deepest < 64
+
+
+def test_a_frame_above_the_largest_size_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_work(tmp_path / "clip.mkv", 0.5)
+    whole = next(e for e in FileSource(path).events() if isinstance(e, Frame)).picture()
+    monkeypatch.setattr("vaemotion.contract.media.picture.MAX_PX", whole.shape[0] * whole.shape[1] // 2)
+    halved = next(e for e in FileSource(path).events() if isinstance(e, Frame)).picture()
+    assert halved.shape == (whole.shape[0] // 2, whole.shape[1] // 2, 3)
+    assert np.abs(halved.mean((0, 1)) - whole.mean((0, 1))).max() < 3

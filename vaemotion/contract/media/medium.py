@@ -35,7 +35,7 @@ from vaemotion.contract.media.files import (
     refuse_unusable,
     wav_header,
 )
-from vaemotion.contract.media.picture import SQUARE, Shape, shape_of, to_picture
+from vaemotion.contract.media.picture import SQUARE, Shape, frame_bytes, shape_of, to_picture
 from vaemotion.contract.media.remarks import Remark, Remarks
 from vaemotion.contract.media.sound import Converter
 from vaemotion.contract.media.timeline import FrameTimes, PacketTimes
@@ -68,7 +68,7 @@ class Shown:
         """Bytes of memory that the decoded frame holds."""
         if isinstance(self.frame, np.ndarray):
             return self.frame.nbytes
-        return sum(plane.buffer_size for plane in self.frame.planes)
+        return frame_bytes(self.frame)
 
     def picture(self, converter: VideoReformatter) -> Picture:
         """Convert to (H, W, 3) uint8 RGB; see ``to_picture``."""

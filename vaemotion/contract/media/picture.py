@@ -49,6 +49,11 @@ class Shape:
 SQUARE = Shape()
 
 
+def frame_bytes(frame: av.VideoFrame) -> int:
+    """Return the bytes of memory that a decoded frame holds."""
+    return sum(plane.buffer_size for plane in frame.planes)
+
+
 def shape_of(stream: Any, frame: av.VideoFrame) -> Shape:
     """Return the shape of a stream by one of its frames."""
     # Of a tiny copy, because a frame and PyAV's list of its side data hold each other, and are freed late.
