@@ -15,7 +15,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from tokenizers import Tokenizer  # pyright: ignore[reportMissingTypeStubs]
 
 from runtime.engines.language_model import (
@@ -28,6 +27,7 @@ from runtime.engines.language_model import (
 )
 from runtime.engines.open import Engine, open_engine
 from runtime.machine.threads import ThreadBudget, thread_budget
+from runtime.sinks.console import error_console
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     Manifest,
@@ -394,7 +394,7 @@ def open_predictor(
     confidence = confidence_of(manifest)
     if warn and not manifest.verified:
         warning = f"{bundle} is not verified: its results may differ from its checkpoint's; export it again"
-        Console(stderr=True).print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
+        error_console().print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
     engines = {
         role: open_engine(bundle, manifest, role, threads.engines, precision=precision, engine=engine)
         for role in ENGINE_ROLES
