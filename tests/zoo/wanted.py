@@ -18,6 +18,10 @@ class Wanted:
     reason: str
 
 
+_AVI = (
+    "AVI keeps no times of display: here picture n has the time of packet n, FFmpeg's first one is late by "
+    "what its decoder holds back"
+)
 WANTED = (
     Wanted(
         "joined-channels.ts",
@@ -68,6 +72,9 @@ WANTED = (
         "*.sound*",
         "FFmpeg 8 cannot read on behind a Vorbis stream of another rate in one Ogg file; a notice says so",
     ),
+    Wanted("h264-mp3.avi", "*.times", _AVI),
+    Wanted("xvid-bframes.avi", "*.times", _AVI),
+    Wanted("packed-bframes.avi", "*.times", _AVI),
     Wanted("ffmpeg.jxl", "*.refused", "neither Pillow nor PyAV's FFmpeg reads JPEG XL; a sentence says so"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from vaemotion.contract.media.timeline import PacketTimes
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Of damaged places in a row, after which a file is not read on.
 MOST_DAMAGED_PLACES = 100
+# Frames that a decoder may hold back: 16 of its own, and one in each of its threads.
+MOST_DELAYED = 64
 
 
 @dataclass
@@ -24,10 +27,9 @@ class BestStamp:
     """The better one of a frame's two stamps: its own, or that of the packet which it came from.
 
     Source: ``guess_correct_pts`` of FFmpeg's decode.c, which PyAV does not give. Where more of the frames'
-    own stamps ran backward, those of the packets are taken. ``by_packets``: always those of the packets.
+    own stamps ran backward, those of the packets are taken.
     """
 
-    by_packets: bool = False
     _faulty_own: int = 0
     _faulty_packets: int = 0
     _own: int | None = None
@@ -45,8 +47,7 @@ class BestStamp:
             self._own = own
         elif packet is not None:
             self._own = packet
-        trusted = self._faulty_own <= self._faulty_packets and not self.by_packets
-        if own is not None and (packet is None or trusted):
+        if own is not None and (packet is None or self._faulty_own <= self._faulty_packets):
             return own
         return packet
 
@@ -101,7 +102,8 @@ class Decoding:
     """Decoding of one stream of an open container.
 
     ``origin_s``: stamp at which the file starts. ``breaks``: correction of the packets' stamps, for which the
-    packets of ``others`` are read, too. ``packets`` and ``damaged`` count what was read.
+    packets of ``others`` are read, too. ``packets`` and ``damaged`` count what was read. ``stamps``: those of
+    the packets whose frames have not come yet; the next frame has the first one, where each packet holds one.
     """
 
     container: Any
@@ -111,6 +113,7 @@ class Decoding:
     others: Sequence[Any] = ()
     packets: int = 0
     damaged: int = 0
+    stamps: deque[int | None] = field(default_factory=lambda: deque[int | None](maxlen=MOST_DELAYED))
     _remarks: Remarks = field(default_factory=Remarks)
 
     @property
@@ -135,6 +138,7 @@ class Decoding:
                 text = "joined of several recordings: a break in their times is closed"
                 yield from self._remarks.add(time_s, text)
             self.packets += 1
+            self.stamps.append(packet.dts)
             try:
                 yield from context.decode(packet)
             except FFmpegError as error:
@@ -161,6 +165,8 @@ def _packets(container: Any, streams: list[Any]) -> Iterator[Any]:
                     failures = 0
                     yield packet
             return
+        except IndexError:
+            continue  # PyAV stumbles over a packet of a stream that began later, and is behind it now
         except FFmpegError as error:
             failures += 1
             yield error

@@ -49,6 +49,7 @@ PREROLL_S = 2
 _EXACT = ("matroska", "mov", "wav", "flac")
 _IMAGES = ("gif", "apng", "ico")
 _NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+_GONE = "damaged: a track was found, and is not found again"
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 Float32 = npt.NDArray[np.float32]
@@ -160,7 +161,7 @@ class Medium:
                 self._exact = any(name in kind for name in _EXACT)
                 self._breaks = bool(container.format.flags & Flags.ts_discont.value)
                 self._stamped = not container.format.flags & Flags.no_timestamps.value
-                self._by_packets = kind == "avi"  # it numbers packets, and says nothing of pictures
+                self._by_packets = kind == "avi"  # it numbers packets, one for each frame
                 # Streams without a container: stamps are FFmpeg's own count, which a change of rate breaks.
                 raw = bool(container.format.flags & Flags.generic_index.value)
                 self._counted = raw and not self._exact and not self._breaks
@@ -242,9 +243,12 @@ class Medium:
 
     def _film(self, from_s: float) -> Iterator[Shown | Remark]:
         with self._open() as container:
+            if self._video >= len(container.streams):
+                yield Remark(0.0, _GONE)
+                return
             stream = container.streams[self._video]
             duration_s, shape, turned = 1 / _rate_hz(stream), SQUARE, None
-            remarks, times, best = Remarks(), self._times(self._video), BestStamp(self._by_packets)
+            remarks, times, best = Remarks(), self._times(self._video), BestStamp()
             self._seek(container, stream, from_s - PREROLL_S)
             self.video = self._decoding(container, self._video)
             for frame in self.video.frames():
@@ -257,6 +261,8 @@ class Medium:
                 base_s = float(frame.time_base or 0)
                 shown_s = (frame.duration or 0) * base_s if self._stamped else 0.0
                 stamp = best.of(frame.pts, frame.dts) if self._stamped else None
+                if self._by_packets and self.video.stamps:
+                    stamp = self.video.stamps.popleft()
                 stamped_s = None if stamp is None else stamp * base_s - self._origin_s
                 time_s, remark = times.place(stamped_s, shown_s or duration_s)
                 if remark is not None:
@@ -269,6 +275,9 @@ class Medium:
     def _heard(self, start_s: int) -> Iterator[Float32 | Remark]:
         converter, remarks, times = Converter(start_s), Remarks(), self._times(self._audio)
         with self._open(for_sound=True) as container:
+            if self._audio >= len(container.streams):
+                yield Remark(0.0, _GONE)
+                return
             self._seek(container, container.streams[self._audio], start_s)
             self.audio = self._decoding(container, self._audio)
             for frame in self.audio.frames():
@@ -293,7 +302,8 @@ class Medium:
 
     def _decoding(self, container: Any, index: int) -> Decoding:
         breaks = PacketTimes() if self._breaks else None
-        others = [container.streams[i] for i in (self._video, self._audio) if i >= 0 and i != index]
+        others = [stream for stream in container.streams if stream.index in (self._video, self._audio)]
+        others = [stream for stream in others if stream.index != index]
         return Decoding(container, container.streams[index], self._origin_s, breaks, others)
 
     def _seek(self, container: Any, stream: Any, target_s: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pi_heif  # pyright: ignore[reportMissingTypeStubs]
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 
 from vaemotion.contract.image import Picture
 from vaemotion.contract.media.files import MediaError, ffmpeg_name, refuse_unusable
@@ -37,7 +38,17 @@ pi_heif.register_heif_opener()  # pyright: ignore[reportUnknownMemberType]
 Image.init()
 Image.MAX_IMAGE_PIXELS = None  # sizes are refused in a sentence of our own
 # What Pillow raises for damage of one kind or another.
-_FAULTS = (OSError, ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, MemoryError, SyntaxError)
+_FAULTS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+)
 # Several pictures that are no animation: pages, sizes, views, tiles.
 _PAGES = ("HEIF", "ICO", "MPO", "PSD", "TIFF")
 _READ = tuple(name for name in Image.OPEN if name not in _NOT_READ)
@@ -62,7 +73,7 @@ def read_pictures(path: Path) -> Generator[tuple[float, float, Picture]]:
     with path.open("rb") as file:
         try:
             image = Image.open(file, formats=_READ)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        except _FAULTS:
             yield 0.0, 0.0, _read_otherwise(path)
             return
         if image.width * image.height > MAX_IMAGE_PX:

@@ -94,8 +94,6 @@ def test_the_better_stamp_is_ffmpegs_choice() -> None:
         4,
         5,
     ]
-    always = BestStamp(by_packets=True)
-    assert [always.of(own, packet) for own, packet in [(1, 1), (3, 2), (2, 3)]] == [1, 2, 3]
     assert BestStamp().of(None, 7) == 7
     assert BestStamp().of(None, None) is None
 
