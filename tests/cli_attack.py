@@ -558,7 +558,7 @@ def _quietly(*words: str) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command line ended. ``code``: None when it was stopped at its limit."""
+    """End of a command line. ``code``: None when it was stopped at its limit."""
 
     code: int | None
     out: str

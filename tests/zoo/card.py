@@ -49,7 +49,7 @@ def card(
 
 @dataclass(frozen=True)
 class Read:
-    """What a card shows."""
+    """Contents of a card."""
 
     number: int | None  # None: unreadable
     corners: tuple[tuple[int, ...], ...]
@@ -131,7 +131,7 @@ def seconds_of(samples: Float32) -> list[Second]:
 
 @dataclass(frozen=True)
 class Fit:
-    """How sound fits one second of its reference."""
+    """Comparison of sound with one second of its reference."""
 
     second: int
     lag_s: float  # by how much it comes later

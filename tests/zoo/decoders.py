@@ -1,4 +1,4 @@
-"""What the device and the loader read of a file, in numbers that can be compared."""
+"""Readings of a file by the device and the loader, in numbers that can be compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Picture = npt.NDArray[np.uint8]
 
 @dataclass
 class Seen:
-    """What one decoder reads of a file."""
+    """Reading of a file by one decoder."""
 
     times_s: list[float] = field(default_factory=list)
     ends_s: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What independent programs say of a file: ffmpeg of pictures and sound, Pillow and pillow-heif of stills.
+"""Reading of a file by independent programs: ffmpeg of pictures and sound, Pillow and pillow-heif of stills.
 
 The ffmpeg command shifts a file's start to 0 and its discontinuities away; ffprobe does neither, so times
 come from ffmpeg. Channels are averaged and rates converted here, because ffmpeg weighs the channels.

@@ -1,4 +1,4 @@
-"""What may be told of a camera's address: a URL or a GStreamer pipeline without anything that may be secret.
+"""Public form of a camera's address: a URL or a GStreamer pipeline without anything that may be secret.
 
 A password stands before ``@``, in the path, in the query or in a property of a pipeline, and it may hold the
 signs that separate these parts. So only what is known to be harmless is told: of a URL the scheme, host and

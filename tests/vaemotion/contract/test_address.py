@@ -1,4 +1,4 @@
-"""What may be told of a camera's address: no secret, wherever it stands in the address."""
+"""Public form of a camera's address: no secret, wherever it stands in the address."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def ffmpeg_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What the header of a WAV file says of its sound, and what the file holds.
+    """Length of sound by the header of a WAV file, and by the file itself.
 
     ``stale``: more sound follows than the header says, as where its writer was killed.
     """
@@ -75,7 +75,7 @@ class WavHeader:
 
 
 def wav_header(path: Path) -> WavHeader | None:
-    """Return what a RIFF WAV's header says; None for any other file."""
+    """Read a RIFF WAV's header; None for any other file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":

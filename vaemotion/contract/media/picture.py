@@ -34,7 +34,7 @@ _HDR: dict[int, Transfer] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "H
 
 @dataclass(frozen=True)
 class Shape:
-    """How a stream's frames are shown.
+    """Shape in which a stream's frames are shown.
 
     ``sample_aspect``: width of a sample by its height, None for square ones. ``matrix``: (a, b, c, d) of
     FFmpeg's display matrix, which moves a picture's x axis to (a, b) and its y axis to (c, d).

@@ -1,4 +1,4 @@
-"""What a WAV's header says, and names that look like something else."""
+"""Headers of WAV files, and names that look like something else."""
 
 import struct
 from pathlib import Path
