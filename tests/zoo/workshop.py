@@ -32,7 +32,7 @@ RESAMPLE = f"aresample=async=1:min_hard_comp={GAP_S}"
 
 @dataclass(frozen=True)
 class Truth:
-    """Truth about a file, known from its making; it stands above the reference. None: as the reference says."""
+    """Truth about a file, known from its making; it stands above the reference. None: as that says."""
 
     times_s: tuple[float, ...] | None = None
     numbers: tuple[int, ...] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,12 @@ class MediaError(UserError):
 def refuse_unusable(path: Path) -> None:
     """Raise MediaError for a path that is missing, no file, empty, or may not be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MediaError(f"{path} is not a file")
         with path.open("rb") as file:
             empty = file.read(1) == b""
     except FileNotFoundError:
         raise MediaError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise MediaError(f"{path} is not a file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{path} cannot be read: {reason}") from error

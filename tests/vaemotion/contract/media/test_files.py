@@ -1,5 +1,6 @@
 """Headers of WAV files, and names that look like something else."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -59,9 +60,11 @@ def test_what_is_no_wav_has_no_header(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "fifo")  # nobody would ever write to it
     refused = {
         "none": "does not exist",
         ".": "is not a file",
+        "fifo": "is not a file",
         "loop": "cannot be read",
         "empty": "is empty",
         "x" * 300: "cannot be read",
