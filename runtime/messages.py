@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vaemotion.contract.address import without_secrets
+from vaemotion.contract.image import Picture
 
 TIMELINE_SCHEMA = 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

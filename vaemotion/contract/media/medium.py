@@ -38,7 +38,7 @@ from vaemotion.contract.media.files import (
 from vaemotion.contract.media.picture import SQUARE, Shape, frame_bytes, shape_of, to_picture
 from vaemotion.contract.media.remarks import Remark, Remarks
 from vaemotion.contract.media.sound import Converter
-from vaemotion.contract.media.timeline import FrameTimes, PacketTimes
+from vaemotion.contract.media.timeline import JUMP, FrameTimes, PacketTimes
 
 IMAGE_S = 0.04  # an image is a film of one picture
 MISSING_S = 0.5  # a stream that ends this much before its declared end is cut off
@@ -217,7 +217,6 @@ class Medium:
     def _declared(self, container: Any) -> dict[int, float]:
         """Return the declared end by stream, in seconds from the file's start, where it is exact."""
         declared: dict[int, float] = {}
-        alone = all(stream.index in (self._video, self._audio) for stream in container.streams)
         for stream in container.streams if self._exact else ():
             tag = _DURATION_TAG.match(stream.metadata.get("DURATION", ""))
             if stream.duration is not None and stream.time_base is not None:
@@ -226,7 +225,7 @@ class Medium:
             elif tag is not None:
                 hours, minutes, seconds = tag.groups()
                 end_s = 3600 * int(hours) + 60 * int(minutes) + float(seconds) - self._origin_s
-            elif container.duration is not None and alone and len(container.streams) == 1:
+            elif container.duration is not None and len(container.streams) == 1:
                 end_s = container.duration / av.time_base
             else:
                 continue
@@ -259,15 +258,15 @@ class Medium:
                     shape, turned = shape_of(stream, frame), frame.rotation
                 self.video.damaged += frame.is_corrupt
                 base_s = float(frame.time_base or 0)
-                shown_s = (frame.duration or 0) * base_s if self._stamped else 0.0
+                shown_s = ((frame.duration or 0) * base_s if self._stamped else 0.0) or duration_s
                 stamp = best.of(frame.pts, frame.dts) if self._stamped else None
                 if self._by_packets and self.video.stamps:
                     stamp = self.video.stamps.popleft()
                 stamped_s = None if stamp is None else stamp * base_s - self._origin_s
-                time_s, remark = times.place(stamped_s, shown_s or duration_s)
-                if remark is not None:
-                    yield from remarks.add(time_s, f"pictures: {remark}")
-                end_s = time_s + (shown_s or duration_s)
+                time_s, oddity = times.place(stamped_s, shown_s)
+                if oddity is not None:
+                    yield from remarks.add(time_s, f"pictures: {oddity.kind}", oddity.details)
+                end_s = time_s + shown_s
                 if end_s > 0:
                     yield Shown(max(0.0, time_s), end_s, frame, shape)
             yield from remarks.rest()
@@ -289,9 +288,9 @@ class Medium:
                 stamped_s = None
                 if frame.pts is not None and not self._counted:
                     stamped_s = float(frame.pts * frame.time_base) - self._origin_s
-                time_s, remark = times.place(stamped_s, frame.samples / frame.sample_rate)
-                if remark is not None and "jump" in remark:
-                    yield from remarks.add(time_s, f"sound: {remark}")
+                time_s, oddity = times.place(stamped_s, frame.samples / frame.sample_rate)
+                if oddity is not None and oddity.kind == JUMP:
+                    yield from remarks.add(time_s, f"sound: {oddity.kind}", oddity.details)
                 broken_blocks = converter.broken_blocks
                 yield from converter.push(frame, time_s)
                 if converter.broken_blocks > broken_blocks:

@@ -44,11 +44,6 @@ class Converter:
         self._packer: Any = None
         self._resampler: StreamingResampler | None = None
 
-    @property
-    def position_s(self) -> float:
-        """Time up to which sound has come, in seconds from the medium's start."""
-        return self._position / self._rate_hz if self._rate_hz else self.given / SAMPLE_RATE_HZ
-
     def push(self, frame: av.AudioFrame, time_s: float) -> Iterator[Float32]:
         """Yield the sound at 16 kHz that a block completes; the block is placed at ``time_s``."""
         samples = downmix(self._packed(frame))  # (n,)

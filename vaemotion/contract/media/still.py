@@ -152,7 +152,7 @@ def _profiled(image: Image.Image, profile: Any, mode: str = "RGB") -> Image.Imag
             converted = _CMS.profileToProfile(source, profile, srgb, outputMode=mode)
             if converted is not None:
                 return converted
-    return image.convert("RGBA").convert(mode) if mode == "RGBA" else image.convert(mode)
+    return image.convert(mode)
 
 
 def _read_otherwise(path: Path) -> Picture:

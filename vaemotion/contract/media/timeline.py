@@ -8,7 +8,7 @@ frame of one stream its time: decoded order is display order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # FFmpeg's dts_delta_threshold: in a container that allows breaks, a larger jump is one.
 BREAK_S = 10.0
@@ -58,6 +58,17 @@ class PacketTimes:
         return moved_s
 
 
+JUMP = "its stamps jump, which is closed"
+DISORDER = "its frames are stamped out of order: they are shown in decoded order"
+
+
+class Oddity(NamedTuple):
+    """A stamp that was not taken as it is: ``kind`` is JUMP or DISORDER, ``details`` differ each time."""
+
+    kind: str
+    details: str = ""
+
+
 @dataclass
 class FrameTimes:
     """Times of one stream's frames. ``declared_end_s``: end that the container declares, None if unknown."""
@@ -68,17 +79,17 @@ class FrameTimes:
     _newest_s: float = 0.0
     _shift_s: float = 0.0
 
-    def place(self, stamped_s: float | None, duration_s: float) -> tuple[float, str | None]:
-        """Return the time of the next frame, and a remark where its stamp was not taken as it is.
+    def place(self, stamped_s: float | None, duration_s: float) -> tuple[float, Oddity | None]:
+        """Return the time of the next frame, and the oddity where its stamp was not taken as it is.
 
         ``stamped_s``: its stamp from the file's start, None without one.
         """
-        time_s, remark = self._time(stamped_s)
+        time_s, oddity = self._time(stamped_s)
         self._newest_s = time_s
         self.end_s = time_s + duration_s
-        return time_s, remark
+        return time_s, oddity
 
-    def _time(self, stamped_s: float | None) -> tuple[float, str | None]:
+    def _time(self, stamped_s: float | None) -> tuple[float, Oddity | None]:
         expected_s = max(0.0, self._newest_s if self.end_s is None else self.end_s)
         if stamped_s is None:
             return expected_s, None
@@ -87,9 +98,9 @@ class FrameTimes:
             self.end_s is not None and time_s < self._newest_s - DISORDER_S
         ):
             self._shift_s += expected_s - time_s
-            return expected_s, f"its stamps jump by {time_s - expected_s:+.1f} s, which is closed"
+            return expected_s, Oddity(JUMP, f" ({time_s - expected_s:+.1f} s)")
         if self.end_s is not None and time_s <= self._newest_s:
-            return expected_s, "its frames are stamped out of order: they are shown in decoded order"
+            return expected_s, Oddity(DISORDER)
         return time_s, None
 
     def _too_far(self, time_s: float, expected_s: float) -> bool:

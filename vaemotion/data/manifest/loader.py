@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.front_end import Clip
 from vaemotion.contract.image import Picture
-from vaemotion.contract.media.files import MediaError, refuse_unusable
+from vaemotion.contract.media.files import MediaError
 from vaemotion.contract.media.medium import Medium, Shown
 from vaemotion.contract.media.remarks import Remark
 from vaemotion.contract.media.still import read_image
@@ -108,7 +108,6 @@ def _read_sound_file(part: _Part) -> npt.NDArray[np.float32]:
 
 
 def _open(part: _Part, what: str) -> Medium:
-    refuse_unusable(part.path)
     medium = Medium(part.path)
     if medium.wav is not None and medium.wav.truncated:
         held, promised = medium.wav.held_bytes, medium.wav.promised_bytes
