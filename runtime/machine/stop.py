@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import threading
 from collections.abc import Generator
@@ -37,18 +38,23 @@ def signals() -> Generator[Stop]:
         yield stop
         return
     ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    # A handler interrupts the main thread anywhere, within ``Event.wait`` too, which may hold the lock that
+    # ``Event.set`` takes: a thread of its own sets the events. ``SimpleQueue.put`` may interrupt anything.
+    arrived: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()
+    setter = threading.Thread(target=_set_events, args=(arrived,), name="signals", daemon=True)
 
     def handle(number: int, _: object) -> None:
         hung_up = number == signal.SIGHUP and ends_with_terminal and not _has_terminal()
         if number == signal.SIGHUP and not hung_up:
-            stop.reload.set()
+            arrived.put(stop.reload)
             return
         stop.signal = number
-        stop.set()
+        arrived.put(stop)
         if hung_up:  # kernel and shell may each send a signal, and the second would end the process at once
             previous[signal.SIGHUP] = signal.SIG_IGN
         signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
 
+    setter.start()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
@@ -56,6 +62,13 @@ def signals() -> Generator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        arrived.put(None)
+        setter.join()
+
+
+def _set_events(arrived: queue.SimpleQueue[threading.Event | None]) -> None:
+    while (event := arrived.get()) is not None:
+        event.set()
 
 
 def _has_terminal() -> bool:

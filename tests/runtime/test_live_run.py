@@ -97,7 +97,7 @@ class Live:
 
     def end(self) -> Record:
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=120)
         assert self.process.returncode == 128 + signal.SIGTERM
         end = self.read()[-1]
         assert (end["type"], end["reason"]) == ("end", "interrupted")
@@ -231,7 +231,7 @@ def test_a_slow_camera_is_held_from_frame_to_frame_and_a_closed_terminal_ends_th
         live.wait_for("readings", lambda: sum(each["type"] == "reading" for each in live.read()) >= 40)
         os.close(end)
         os.close(terminal)
-        live.process.communicate(timeout=60)
+        live.process.communicate(timeout=120)
     assert live.process.returncode == 128 + signal.SIGHUP
     assert live.read()[-1]["reason"] == "interrupted"
     readings = [each for each in live.records if each["type"] == "reading"]

@@ -87,3 +87,21 @@ def test_a_service_and_what_nohup_started_read_their_configuration(
             assert started.says().startswith("reload")
         started.process.send_signal(signal.SIGTERM)
         assert "stopped by 15" in started.says()
+
+
+_WITHIN_A_WAIT = """
+import signal
+from runtime.machine.stop import signals
+with signals() as stop:
+    with stop._cond, stop.reload._cond:  # a handler runs between any two steps of a wait: here, too
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+    print(stop.reload.wait(60), stop.wait(60), stop.signal)
+"""
+
+
+def test_a_signal_within_a_wait_for_one_asks_the_run_to_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHIN_A_WAIT], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "True True 15\n", done.stderr

@@ -45,7 +45,7 @@ def test_a_control_makes_a_status_due_at_once_and_stands_in_it() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.sendto(b"/control/mute\0\0\0,\0\0\0", (LOOPBACK, controls.port))
             peer.sendto(b"nonsense", (LOOPBACK, controls.port))
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 120
         while controls.packets < 2 and time.monotonic() < deadline_s:
             time.sleep(0.01)
         notices, beat = heartbeat.attend(0.4)

@@ -31,7 +31,7 @@ def shell(folder: Path, redirections: str, *words: str) -> subprocess.CompletedP
     """Run the program with the redirections of a shell; its file is FOLDER/own."""
     line = f'"$0" -c "$1" "${{@:2}}" {redirections}'
     command = ["bash", "-c", line, sys.executable, PROGRAM, str(folder / "own"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, env=BUFFERED)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, env=BUFFERED)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert (folder / "own").read_bytes() == b"whole"  # and nothing that was meant for a terminal
@@ -74,7 +74,7 @@ def test_a_reader_that_has_gone_is_not_spoken_about(tmp_path: Path, error_too: b
         stdout=theirs,
         stderr=theirs if error_too else subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=120,
         env=BUFFERED,
     )
     os.close(theirs)
