@@ -16,7 +16,7 @@ from benchmarks.timing import Ratio, Times, ratio
 from runtime.machine.facts import processor_name, usable_cpus
 from vaemotion.contract.files import write_whole
 
-SECTIONS = ("encoders", "front_end", "language_model", "whole_run", "growth", "memory")
+SECTIONS = ("encoders", "front_end", "language_model", "whole_run", "growth", "memory", "clips")
 ON_A_GPU = ("gpu",)  # measured only when named
 
 PACKAGES = (
@@ -28,6 +28,8 @@ PACKAGES = (
     "numpy",
     "opencv-python-headless",
     "av",
+    "webdataset",
+    "decord",
 )
 
 

@@ -20,7 +20,7 @@ import soxr  # pyright: ignore[reportMissingTypeStubs]
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.files import whole_file
-from vaemotion.data.art.art import CONTENT_CLASSES, Work, draw_frame, sample_work, synthesize, work_seed
+from vaemotion.data.art.art import Work, draw_frame, synthesize, works_of_all_contents
 
 CHECKPOINT = Path("models/vaemotion-tiny")
 WORK_S, MINUTE_S = 5, 60  # a minute shows twelve works; longer clips repeat it
@@ -57,7 +57,7 @@ def clip(folder: Path, seconds: float, fps: int = 30, width: int = 854, height: 
 
 def works() -> list[Work]:
     """Return the works of a clip, each of another class."""
-    return [sample_work(work_seed("test", k), CONTENT_CLASSES[k]) for k in range(MINUTE_S // WORK_S)]
+    return works_of_all_contents("test", MINUTE_S // WORK_S)
 
 
 def draw_frames(work: Work, n: int, fps: float, width: int, height: int) -> Iterator[RgbImage]:

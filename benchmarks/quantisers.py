@@ -36,7 +36,7 @@ from calibration.qdq import blocks, quantize, weight_products
 from calibration.ranges import METHODS, observed
 from calibration.samples import Sample, content_hash, procedural_samples
 from export.half_weights import load_fp32_graph
-from export.int8.judge import judging_clips
+from export.int8.material import judging_clips
 from export.int8.search import SearchWindows, SessionEngine, calibration_inputs
 from export.verify import sqnr_db
 from runtime.perception.predictor import open_predictor

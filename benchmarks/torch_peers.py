@@ -28,7 +28,6 @@ from runtime.sources.file import FileFeed, FileSource
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.bundle import read_manifest
 from vaemotion.contract.confidence import confidence_of
-from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import Clip, window_at
 from vaemotion.contract.windows import EPSILON_S
 from vaemotion.model.checkpoint import load_checkpoint
@@ -124,7 +123,7 @@ def reading_of(predictor: Predictor, clip: Clip, now_s: float) -> Reading:
         affect.arousal,
         affect.valence_sd,
         affect.arousal_sd,
-        dict(zip(EMOTIONS, map(float, affect.emotions), strict=True)),
+        dict(zip(predictor.constants.emotions, map(float, affect.emotions), strict=True)),
         path,
         float(tokens.frame_ages_s[-1]),
         tokens.audio_age_s if len(tokens.audio) else None,

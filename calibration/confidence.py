@@ -1,8 +1,8 @@
 """Calibrate the confidence of readings, and evaluate the calibration on other works.
 
-In: a predictor's readings of labeled works on each path, and the labels. Out: the record for the bundle
-(``vaemotion.contract.confidence.Confidence``). Half of the works, drawn by the seed, fit the parameters.
-The other half evaluates the readings before and after.
+In: a predictor's readings of rated works, and the ratings of each path. Out: the record for the bundle
+(``vaemotion.contract.confidence.Confidence``). Of the works that are rated on a path, half, drawn by the
+seed, fit the parameters. The other half evaluates the readings before and after.
 
 A window that has begun to fill is read less well than a filled one. Paths with sound are therefore
 calibrated in stages by the seconds of sound in the window: sounds that end before
@@ -10,7 +10,7 @@ calibrated in stages by the seconds of sound in the window: sounds that end befo
 filled windows (Mondrian conformal prediction: Vovk et al. 2005, chapter 4).
 
 - Emotions: one temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML) that
-  minimizes KL(label ‖ emotions).
+  minimizes KL(label ‖ emotions). It is 1 where too few works have labels of emotions.
 - Valence and arousal: split-conformal intervals (Vovk et al. 2005, "Algorithmic Learning in a Random
   World"), |y - ŷ| normalized by the predicted standard deviation (Lei et al. 2018, JASA 113:1094, section
   5.2). Their coverage holds for works that are exchangeable with the fitting ones, whatever the model.
@@ -32,7 +32,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from calibration.samples import procedural_window_clip
+from calibration.rated import Label, RatedMaterial, RatedWindow
 from runtime.perception.predictor import Predictor, Tokens
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.confidence import Confidence, Quality, StageConfidence, tempered
@@ -46,7 +46,8 @@ from vaemotion.contract.front_end import (
     window_at,
 )
 from vaemotion.contract.prediction import Affect
-from vaemotion.data.art.art import Work, sample_work, work_seed
+from vaemotion.data.clips.held_out import paths_of, report_left_out
+from vaemotion.data.clips.source import DamagedClip
 
 Array = npt.NDArray[np.float64]
 
@@ -59,54 +60,64 @@ MOST_S = 60.0  # time limit of this step in an export
 _TEMPERATURES = (0.05, 20.0)
 _SEED = 41
 
-# Readings of a work: by path, those of each stage.
-Readings = Mapping[str, Sequence[Affect]]
-
 
 @dataclass(frozen=True)
-class Label:
-    """The label of a work: valence and arousal in [-1, 1], and its raters' shares over the emotions (k,)."""
+class RatedReadings:
+    """Readings of a window by path, those of each stage (see ``stages_s``), and its labels by path."""
 
-    valence: float
-    arousal: float
-    emotions: npt.NDArray[Any]
-
-    @classmethod
-    def of(cls, work: Work) -> Label:
-        return cls(work.valence, work.arousal, np.array(work.emotion_distribution))
+    work: str
+    labels: Mapping[str, Label]
+    readings: Mapping[str, Sequence[Affect]]
 
 
 # --- from predictions -------------------------------------------------------------------------------------
 
 
-def calibrate(
-    predictions: Sequence[Readings], labels: Sequence[Label], front_end: FrontEnd, seed: int = 0
-) -> Confidence:
+def calibrate(rated: Sequence[RatedReadings], front_end: FrontEnd, seed: int = 0) -> Confidence:
     """Fit and evaluate the confidence of each path, at each of its stages.
 
-    ``predictions``: one for each label, in the same order, with as many readings of a path as it has stages
-    (see ``stages_s``). Raises ValueError for fewer than ``LEAST_WORKS`` labels or another number of
-    predictions.
+    A path with fewer than ``LEAST_WORKS`` rated works is left out. Raises ValueError where all are.
     """
-    if len(labels) < LEAST_WORKS or len(predictions) != len(labels):
-        raise ValueError(
-            f"calibration needs {LEAST_WORKS} labels and as many predictions, got {len(labels)} and "
-            f"{len(predictions)}"
-        )
-    order = np.random.default_rng([seed, _SEED]).permutation(len(labels))
-    fitting, judging = order[: (len(order) + 1) // 2], order[(len(order) + 1) // 2 :]
-    truth = _Columns.of(labels)
+    works = list(dict.fromkeys(each.work for each in rated))
+    order = [works[k] for k in np.random.default_rng([seed, _SEED]).permutation(len(works))]
     paths: dict[str, tuple[StageConfidence, ...]] = {}
-    for path in predictions[0]:
-        starts_s = stages_s(path, front_end)
-        by_stage = zip(*(readings[path] for readings in predictions), strict=True)
-        paths[path] = tuple(
-            _calibrate_stage(
-                from_s, _Columns.of(affects), truth, fitting, judging, filled=from_s == starts_s[-1]
-            )
-            for from_s, affects in zip(starts_s, by_stage, strict=True)
+    counts: list[tuple[int, int]] = []
+    for path in PATHS:
+        by_work: dict[str, list[RatedReadings]] = {}
+        for each in rated:
+            if path in each.labels:
+                by_work.setdefault(each.work, []).append(each)
+        drawn = [by_work[work] for work in order if work in by_work]
+        if len(drawn) >= LEAST_WORKS:
+            half = (len(drawn) + 1) // 2
+            paths[path] = _calibrate_path(path, _joined(drawn[:half]), _joined(drawn[half:]), front_end)
+            counts.append((half, len(drawn) - half))
+    if not paths:
+        most = max(sum(path in each.labels for each in rated) for path in PATHS)
+        raise ValueError(f"calibration needs {LEAST_WORKS} works rated on one path, got {most}")
+    fitted_on, judged_on = min(counts)  # of the path with the fewest
+    return Confidence(paths, 1 - ALPHA, fitted_on, judged_on, seed, _least_sound_s(front_end))
+
+
+def _joined(by_work: Sequence[Sequence[RatedReadings]]) -> list[RatedReadings]:
+    return [each for group in by_work for each in group]
+
+
+def _calibrate_path(
+    path: str, fitting: Sequence[RatedReadings], judging: Sequence[RatedReadings], front_end: FrontEnd
+) -> tuple[StageConfidence, ...]:
+    starts_s = stages_s(path, front_end)
+    halves = (fitting, judging)
+    truth = [_Columns.of([each.labels[path] for each in half]) for half in halves]
+    return tuple(
+        _calibrate_stage(
+            from_s,
+            [_Columns.of([each.readings[path][stage] for each in half]) for half in halves],
+            truth,
+            filled=from_s == starts_s[-1],
         )
-    return Confidence(paths, 1 - ALPHA, len(fitting), len(judging), seed, _least_sound_s(front_end))
+        for stage, from_s in enumerate(starts_s)
+    )
 
 
 def stages_s(path: str, front_end: FrontEnd) -> tuple[float, ...]:
@@ -126,44 +137,39 @@ class _Columns:
     """Readings or labels as arrays.
 
     ``values``: (n, 2), valence and arousal. ``spreads``: (n, 2), their standard deviations; 0 for labels.
-    ``emotions``: (n, k).
+    ``emotions``: (m, k) of the rows ``named`` (n,), which have emotions.
     """
 
     values: Array
     spreads: Array
     emotions: Array
+    named: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, rows: Sequence[Affect] | Sequence[Label]) -> _Columns:
         spreads = [(r.valence_sd, r.arousal_sd) if isinstance(r, Affect) else (0.0, 0.0) for r in rows]
-        values, emotions = [(r.valence, r.arousal) for r in rows], [r.emotions for r in rows]
-        return cls(np.array(values), np.array(spreads), np.array(emotions, np.float64))
-
-    def at(self, rows: npt.NDArray[np.intp]) -> _Columns:
-        return _Columns(self.values[rows], self.spreads[rows], self.emotions[rows])
+        values = [(r.valence, r.arousal) for r in rows]
+        emotions = [r.emotions for r in rows if r.emotions is not None]
+        named = np.array([r.emotions is not None for r in rows])
+        return cls(np.array(values), np.array(spreads), np.array(emotions, np.float64), named)
 
     def spread_by(self, scales: Array) -> _Columns:
         """Multiply the standard deviations by ``scales``, (2,)."""
-        return _Columns(self.values, self.spreads * scales, self.emotions)
+        return replace(self, spreads=self.spreads * scales)
 
 
 def _calibrate_stage(
-    from_s: float,
-    predicted: _Columns,
-    truth: _Columns,
-    fitting: npt.NDArray[np.intp],
-    judging: npt.NDArray[np.intp],
-    *,
-    filled: bool,
+    from_s: float, predicted: Sequence[_Columns], truth: Sequence[_Columns], *, filled: bool
 ) -> StageConfidence:
-    """Fit on the rows ``fitting``, and evaluate on the rows ``judging``."""
-    fit, fit_truth = predicted.at(fitting), truth.at(fitting)
-    temperature = round(fit_temperature(fit.emotions, fit_truth.emotions), 6)
+    """Fit on the first of two halves, and evaluate on the second."""
+    (fit, judged), (fit_truth, judged_truth) = predicted, truth
+    temperature = 1.0
+    if fit_truth.named.sum() >= LEAST_WORKS // 2:
+        temperature = round(fit_temperature(fit.emotions[fit_truth.named], fit_truth.emotions), 6)
     scores = np.abs(fit_truth.values - fit.values) / fit.spreads  # (n, 2)
     scales = np.ones(2) if filled else np.maximum(1.0, np.sqrt(np.square(scores).mean(axis=0))).round(6)
     scores /= scales
     quantiles = np.array([round(conformal_quantile(scores[:, column], ALPHA), 6) for column in (0, 1)])
-    judged, judged_truth = predicted.at(judging), truth.at(judging)
     return StageConfidence(
         round(from_s, 6),
         temperature,
@@ -180,10 +186,11 @@ def _quality(predicted: _Columns, truth: _Columns, temperature: float, quantiles
     errors = np.abs(truth.values - predicted.values)  # (n, 2)
     covered = (errors <= quantiles * predicted.spreads).mean(axis=0)  # (2,)
     nll = (np.square(errors / predicted.spreads) / 2 + np.log(predicted.spreads)).mean(axis=0)  # (2,)
-    ece = expected_calibration_error(tempered(predicted.emotions, temperature), truth.emotions)
-    return Quality(
-        round(ece, 6), *(round(float(figure), 6) for figure in (covered[0], covered[1], nll[0], nll[1]))
-    )
+    ece: float | None = None
+    if truth.named.any():
+        shares = tempered(predicted.emotions[truth.named], temperature)
+        ece = round(expected_calibration_error(shares, truth.emotions), 6)
+    return Quality(ece, *(round(float(figure), 6) for figure in (covered[0], covered[1], nll[0], nll[1])))
 
 
 def fit_temperature(emotions: Array, truth: Array) -> float:
@@ -242,24 +249,38 @@ def expected_calibration_error(emotions: Array, truth: Array, bins: int = ECE_BI
 
 
 def fit_confidence(
-    predictor: Predictor[Any], count: int = 200, seed: int = 0, most_s: float = MOST_S
+    predictor: Predictor[Any], material: RatedMaterial, seed: int = 0, most_s: float = MOST_S
 ) -> Confidence:
-    """Calibrate a predictor on up to ``count`` procedural works of the split "validation".
+    """Calibrate a predictor on rated windows.
 
-    One window of each work is read at each stage. The predictor must have no confidence yet. It takes as many
-    works as ``most_s`` seconds allow. Raises UserError where those are fewer than ``LEAST_WORKS``.
+    Each window is read at each stage. The predictor must have no confidence yet. It takes as many windows as
+    ``most_s`` seconds allow. Raises UserError where those are of fewer than ``LEAST_WORKS`` works.
     """
     assert predictor.confidence is None, "its standard deviations would be scaled"
-    # The engines warm up on the first work; the second one is timed.
-    readings: list[Readings] = [read_paths(predictor, _validation_work(0), seed)]
-    began_s = time.monotonic()
-    readings.append(read_paths(predictor, _validation_work(1), seed))
-    count = affordable(count, time.monotonic() - began_s, most_s)
-    rest = range(2, count)
-    for index in track(rest, "confidence", console=Console(stderr=True), transient=True):
-        readings.append(read_paths(predictor, _validation_work(index), seed))
-    labels = [Label.of(_validation_work(index)) for index in range(count)]
-    return calibrate(readings, labels, predictor.constants.front_end, seed)
+    rated: list[RatedReadings] = []
+    left_out: list[DamagedClip] = []
+    count = len(material)
+
+    def read(index: int) -> None:
+        window = material.window(index)
+        if isinstance(window, DamagedClip):
+            left_out.append(window)
+        elif window.labels:
+            readings = read_paths(predictor, window, seed)
+            rated.append(RatedReadings(window.work, window.labels, readings))
+
+    if count >= LEAST_WORKS:
+        read(0)  # the engines warm up on the first window; the second one is timed
+        began_s = time.monotonic()
+        read(1)
+        count = affordable(count, time.monotonic() - began_s, most_s)
+        for index in track(range(2, count), "confidence", console=Console(stderr=True), transient=True):
+            read(index)
+    report_left_out(left_out, count, material.name)
+    try:
+        return calibrate(rated, predictor.constants.front_end, seed)
+    except ValueError as error:
+        raise UserError(f"confidence is not calibrated on {material.name}: {error}") from error
 
 
 def affordable(count: int, work_s: float, most_s: float) -> int:
@@ -276,31 +297,35 @@ def affordable(count: int, work_s: float, most_s: float) -> int:
     return affordable_count
 
 
-def read_paths(predictor: Predictor[Any], work: Work, seed: int) -> dict[str, list[Affect]]:
-    """Read a work on each path, at each of its stages; every frame is encoded once.
+def read_paths(predictor: Predictor[Any], window: RatedWindow, seed: int) -> dict[str, list[Affect]]:
+    """Read a window on each path that it has a label for, at each stage; every frame is encoded once.
 
-    All windows end at the same time. That of an earlier stage is of a stream that has just begun: it holds
-    the newest part of the sound, of a length drawn from ``seed`` and the work, and the frames since then.
+    All stages end at the same time. An earlier one is of a stream that has just begun: it holds the newest
+    part of the sound, of a length drawn from ``seed`` and the window, and the frames since then.
     """
-    front_end = predictor.constants.front_end
-    clip = procedural_window_clip(work, front_end, seed)
-    whole = predictor.encode(window_at(clip, clip.duration_s, "audio-visual", front_end))
-    windows = [*_begun(predictor, clip, whole, np.random.default_rng([seed, 43, work.seed])), whole]
+    front_end, clip = predictor.constants.front_end, window.clip
+    whole = predictor.encode(window_at(clip, window.now_s, paths_of(clip)[-1], front_end))
+    stages = [whole]
+    if any(map(reads_sound, window.labels)):
+        rng = np.random.default_rng([seed, 43, window.number])
+        stages = [*_begun(predictor, window, whole, rng), whole]
     return {
-        path: [predictor.adapt(tokens.only(path))[0] for tokens in windows[-len(stages_s(path, front_end)) :]]
+        path: [predictor.adapt(tokens.only(path))[0] for tokens in stages[-len(stages_s(path, front_end)) :]]
         for path in PATHS
+        if path in window.labels
     }
 
 
 def _begun(
-    predictor: Predictor[Any], clip: Clip, whole: Tokens, rng: np.random.Generator
+    predictor: Predictor[Any], window: RatedWindow, whole: Tokens, rng: np.random.Generator
 ) -> Iterator[Tokens]:
-    """Yield the tokens of a clip's last window as if the stream had begun within it, one at each stage."""
+    """Yield the tokens of a window as if the stream had begun within it, one at each stage."""
     front_end = predictor.constants.front_end
-    assert clip.samples is not None
+    assert window.clip.samples is not None
+    samples = window.clip.samples[: round(window.now_s * SAMPLE_RATE_HZ)]
     for from_s, to_s in pairwise(stages_s("audio", front_end)):
         sound_s = rng.uniform(max(from_s, front_end.windows.audio_stride_s), to_s)
-        heard = Clip(samples=clip.samples[-round(sound_s * SAMPLE_RATE_HZ) :])
+        heard = Clip(samples=samples[-round(sound_s * SAMPLE_RATE_HZ) :])
         audio = predictor.encode(window_at(heard, heard.duration_s, "audio", front_end))
         shown = max(1, int((whole.frame_ages_s <= sound_s).sum()))
         yield replace(
@@ -310,7 +335,3 @@ def _begun(
             audio=audio.audio,
             sound_s=audio.sound_s,
         )
-
-
-def _validation_work(index: int) -> Work:
-    return sample_work(work_seed("validation", index))

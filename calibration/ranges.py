@@ -143,6 +143,7 @@ def session_of(model: onnx.ModelProto, threads: int = 2) -> Any:
     """Open a CPU session of a model in memory."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the runtime's engines
     if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         # ONNX Runtime 1.32 crashes on float16 convolutions when it changes their layout.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -28,7 +28,7 @@ from vaemotion.contract.front_end import Clip, EncoderInputs, FrontEnd, window_a
 from vaemotion.contract.windows import grid_index, window_frame_indices
 from vaemotion.data.art.art import Work, draw_frame, sample_work, synthesize, work_seed
 from vaemotion.data.instructions import true_answer
-from vaemotion.data.manifest.item import Item
+from vaemotion.data.manifest.item import Item, label_at
 from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest
 
@@ -152,7 +152,7 @@ def manifest_samples(
     length_s = max(front_end.filled_audio_window_s, front_end.windows.visual_window_s)
     last: Clip | None = None
     for number, item in enumerate(items):
-        clip = load_clip(item, media_root)
+        clip = load_clip(item, media_root, front_end.windows.frame_hop_s)
         path = (
             "audio-visual"
             if clip.frames and clip.samples is not None
@@ -163,20 +163,21 @@ def manifest_samples(
         rng = np.random.default_rng([seed, 31, number])
         now_s = float(rng.uniform(min(length_s, clip.duration_s), max(clip.duration_s, 1 / SAMPLE_RATE_HZ)))
         last = clip if path == "audio-visual" else last
-        yield Sample(
-            "scene", _labeled_emotion(item), content_hash(clip), window_at(clip, now_s, path, front_end)
-        )
+        inputs = window_at(clip, now_s, path, front_end)
+        yield Sample("scene", _labeled_emotion(item, now_s), content_hash(clip), inputs)
     for number, kind in enumerate(EXTREMES * per_extreme(len(items))):
         if last is not None:
             yield _sample(kind, None, extreme_clip(kind, last, seed + number), front_end)
 
 
-def _labeled_emotion(item: Item) -> str | None:
-    if item.emotion_distribution is not None:
+def _labeled_emotion(item: Item, now_s: float) -> str | None:
+    """Name the strongest of the nine emotions of a window that ends at ``now_s``, as far as it is known."""
+    if item.emotion_distribution is not None and item.emotion_names in (None, EMOTIONS):
         return EMOTIONS[int(np.argmax(item.emotion_distribution))]
-    if item.valence is not None and item.arousal is not None:
-        return EMOTIONS[int(np.argmax(emotion_distribution(item.valence, item.arousal)))]
-    return None
+    valence, arousal = label_at(item, now_s)
+    if valence is None or arousal is None:
+        return None
+    return EMOTIONS[int(np.argmax(emotion_distribution(valence, arousal)))]
 
 
 def _sample(kind: str, emotion: str | None, clip: Clip, front_end: FrontEnd) -> Sample:

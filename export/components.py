@@ -15,6 +15,7 @@ import numpy as np
 from calibration.confidence import fit_confidence
 from calibration.fp16 import half_precision, overflowing
 from calibration.importance import collect_importance, write_importance
+from calibration.rated import RatedMaterial
 from calibration.samples import coverage
 from export.chain import (
     DELIMITERS,
@@ -23,7 +24,7 @@ from export.chain import (
     TOKENIZER,
     Chain,
 )
-from export.clips import CalibrationWindows
+from export.clips import CalibrationWindows, ComparedClips
 from export.gguf.quality import gguf_quality
 from export.gguf.quantise import QUANTIZED_TYPES, fallbacks, quantize_gguf, stored_tensors
 from export.gguf.write import LlamaShape, write_llama_gguf
@@ -118,27 +119,30 @@ def tables_step(source: Source) -> Step:
     return Step(name, make, ("vaemotion.model.checkpoint",), reads)
 
 
-def golden_step(source: Source) -> Step:
-    """Compute the golden vectors."""
+def golden_step(source: Source, clips: ComparedClips) -> Step:
+    """Compute the golden vectors. The notes name the items that they hold inputs of."""
 
     def make(folder: Path) -> Made:
-        vectors: dict[str, Any] = golden_vectors(source.model)
+        vectors: dict[str, Any] = golden_vectors(source.model, clips)
         np.savez_compressed(folder / "golden.npz", **vectors)
-        return [MadeFile("golden.npz", "golden")], {}
+        first = [clip.items[0] for clip in clips.first()]
+        notes = {"items": [item.id for item in first], "licenses": sorted({item.license for item in first})}
+        return [MadeFile("golden.npz", "golden")], {"golden": {"source": clips.name, **notes}}
 
-    reads = {"weights": source.hashes(), "config": source.config}
+    reads = {"weights": source.hashes(), "config": source.config, "clips": clips.reads}
     return Step("golden vectors", make, ("export.golden", "vaemotion.model.checkpoint"), reads)
 
 
 # --- of the FP32 chain -------------------------------------------------------------------------------------
 
 
-def confidence_step(folder: ExportFolder, chain: Chain) -> Step:
-    """Fit the confidence of readings. Its notes are empty where this machine is too slow for it."""
+def confidence_step(folder: ExportFolder, chain: Chain, material: RatedMaterial) -> Step:
+    """Fit the confidence of readings. Its notes are empty where the material or the time is too little."""
 
     def make(_: Path) -> Made:
         try:
-            return [], {"confidence": fit_confidence(chain.reference()).as_json()}
+            found = fit_confidence(chain.reference(), material)
+            return [], {"confidence": found.as_json(), "confidence_source": material.name}
         except UserError as error:  # a bundle without confidence is complete, too
             folder.console.print(f"  {error}", style="yellow", highlight=False)
             return [], {}
@@ -147,7 +151,7 @@ def confidence_step(folder: ExportFolder, chain: Chain) -> Step:
         "confidence of readings",
         make,
         ("calibration.confidence", "export.chain"),
-        chain.reads,
+        {**chain.reads, "material": material.reads},
         REFERENCE_FILES,
     )
 

@@ -1,6 +1,7 @@
-"""Golden vectors: inputs from one held-out work, and the outputs that they must give on every machine.
+"""Golden vectors: inputs from held-out clips, and the outputs that they must give on every machine.
 
-In: a checkpoint's model. Out: arrays named ``what/tensor``, computed in torch and by the front end.
+In: a checkpoint's model and clips. Out: arrays named ``what/tensor``, computed in torch and by the front end.
+The front end's are always of procedural art: its arithmetic is the same whatever it is given.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.clips import engine_inputs, held_out_clips, language_prompts
+from export.clips import ComparedClips, engine_inputs, language_prompts
 from export.predictors import checkpoint_predictor, full_logits
 from vaemotion.contract.audio import log_mel
 from vaemotion.contract.bundle import ENGINE_ROLES
@@ -19,7 +20,7 @@ from vaemotion.data.art.art import draw_frame, sample_work, synthesize, work_see
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 
-def golden_vectors(model: VAEmotionLLM) -> dict[str, npt.NDArray[Any]]:
+def golden_vectors(model: VAEmotionLLM, clips: ComparedClips) -> dict[str, npt.NDArray[Any]]:
     """Compute the golden vectors of the front end, of each engine and of the language model."""
     work = sample_work(work_seed("validation", 0))
     front_end = model.config.front_end
@@ -31,13 +32,14 @@ def golden_vectors(model: VAEmotionLLM) -> dict[str, npt.NDArray[Any]]:
         "pixels/output": prepare_frame(frame, front_end.image),
     }
     predictor = checkpoint_predictor(model)
-    clips = held_out_clips(front_end, 1)
-    inputs = engine_inputs(predictor, clips)
+    first = clips.first()
+    inputs = engine_inputs(predictor, first)
     for role in ENGINE_ROLES:
-        outputs = predictor.engines[role].run(inputs[role])
-        golden |= {f"{role}/in/{name}": array for name, array in inputs[role].items()}
+        one = {name: array[:1] for name, array in inputs[role].items()}
+        outputs = predictor.engines[role].run(one)
+        golden |= {f"{role}/in/{name}": array for name, array in one.items()}
         golden |= {f"{role}/out/{name}": np.asarray(array) for name, array in outputs.items()}
-    prompt = language_prompts(predictor, clips)[0]
+    prompt = language_prompts(predictor, first)[0]
     golden["language_model/in/embeddings"] = prompt
     golden["language_model/out/logits"] = full_logits(predictor, prompt)[-1:]
     return golden

@@ -1,25 +1,32 @@
 """Options of an export, checked before the first step.
 
-In: options and the checkpoint. Out: calibration windows, or one error that names the option, its value and
+In: options and the checkpoint. Out: calibration windows and the held-out material that the export is judged
+on, with a sentence for everything that will not be judged; or one error that names the option, its value and
 the way out.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from export.clips import CLIPS, CalibrationWindows
+from calibration.confidence import LEAST_WORKS
+from calibration.rated import RatedArt, RatedMaterial, RatedMedia
+from export.clips import CLIPS, CalibrationWindows, ComparedClips
 from export.components import FLOAT_TYPES
 from export.errors import ExportError
 from export.int8.judge import Budget
+from export.int8.material import ArtMaterial, Material, MediaMaterial
 from export.int8.search import LEAST_SEARCH_WINDOWS
 from export.source import Source
 from export.workshop import ExportFolder
+from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError
+from vaemotion.data.clips.held_out import HeldOut, open_held_out
 
 PRECISIONS = ("fp32", "fp16", "int8")
 LEAST_WINDOWS = 16
@@ -34,6 +41,11 @@ class Options:
     search and judgement. ``windows``: judge INT8. ``calibration``: a manifest, whose split ``train`` is used;
     None for procedural art, which needs a checkpoint that was trained on it. ``clips``: on which the bundle
     is compared with the checkpoint.
+
+    ``judge``: a manifest or shards with held-out media (`data.clips.held_out`) that INT8 is judged on and the
+    bundle compared on. ``confidence``: a manifest whose split ``validation`` has the ratings that confidence
+    is fitted on. None for what ``judge`` has of it, and for procedural art where the checkpoint was trained
+    on it. All paths start from ``media_root``.
     """
 
     precision: str = "fp32"
@@ -44,6 +56,8 @@ class Options:
     calibration_windows: int = 256
     clips: int = CLIPS
     language_models: tuple[str, ...] = FLOAT_TYPES
+    judge: Path | None = None
+    confidence: Path | None = None
 
 
 DEFAULTS = Options()
@@ -89,11 +103,11 @@ def check_options(options: Options) -> None:
     ):
         if value < least:
             raise UsageError(f"{flag} must be at least {least}, got {value}")
-    if options.calibration is not None:
-        if options.precision == "fp32":
-            raise UsageError("--calibration: FP32 has no calibration; give --precision fp16 or int8 with it")
-        if not options.media_root.is_dir():
-            raise UsageError(f"--media-root: there is no folder {options.media_root}")
+    if options.calibration is not None and options.precision == "fp32":
+        raise UsageError("--calibration: FP32 has no calibration; give --precision fp16 or int8 with it")
+    given = (options.calibration, options.judge, options.confidence)
+    if any(path is not None for path in given) and not options.media_root.is_dir():
+        raise UsageError(f"--media-root: there is no folder {options.media_root}")
     for package in ("llama_cpp", "onnxscript"):
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
@@ -113,6 +127,104 @@ def calibration_windows(source: Source, options: Options) -> CalibrationWindows 
         )
     front_end, count = source.model.config.front_end, options.calibration_windows
     return CalibrationWindows(front_end, count, options.calibration, options.media_root)
+
+
+@dataclass(frozen=True)
+class HeldOutMaterial:
+    """What an export is judged on.
+
+    ``judged``: INT8's losses; None where they are not asked for, or cannot be judged. ``rated``: the
+    confidence of readings, None where there are no ratings. ``compared``: clips on which the bundle is
+    compared with the checkpoint. ``not_judged``: a sentence for everything that is missing.
+    """
+
+    judged: Material | None
+    rated: RatedMaterial | None
+    compared: ComparedClips
+    not_judged: tuple[str, ...]
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """Everything that it depends on, in JSON's types."""
+        return {
+            "judged": None if self.judged is None else self.judged.reads,
+            "rated": None if self.rated is None else self.rated.reads,
+            "compared": [self.compared.count, self.compared.reads],
+        }
+
+
+def held_out_material(
+    source: Source, options: Options, windows: CalibrationWindows | None
+) -> HeldOutMaterial:
+    """Open the material that the export is judged on.
+
+    Raises UsageError for a manifest that has none of it, or shares media with the calibration ``windows``.
+    """
+    front_end, knows_art = source.model.config.front_end, source.knows_procedural_art
+    media: HeldOut | None = None
+    if options.judge is not None:
+        media = open_held_out(str(options.judge), options.media_root, front_end)
+        if windows is not None:
+            windows.refuse_shared(media)
+    judged: Material | None = None
+    if options.precision == "int8" and options.max_drop is not None:
+        if media is not None:
+            judged = MediaMaterial(media, front_end, options.windows)
+        elif knows_art:
+            judged = ArtMaterial(front_end, options.windows)
+    rated = _rated_material(source, options, media)
+    compared = ComparedClips(front_end, options.clips, media)
+    return HeldOutMaterial(
+        judged, rated, compared, tuple(_missing(options, judged, rated, compared, knows_art))
+    )
+
+
+def _rated_material(source: Source, options: Options, media: HeldOut | None) -> RatedMaterial | None:
+    """Choose the ratings of confidence: those asked for, those of ``media``, those of procedural art."""
+    model = source.model
+    front_end, emotions = model.config.front_end, model.emo_adapter.config.emotions
+    if options.confidence is not None:
+        held_out = open_held_out(str(options.confidence), options.media_root, front_end, ("validation",))
+        rated = RatedMedia(held_out, front_end, emotions)
+        if len(rated) < LEAST_WORKS:
+            raise UsageError(
+                f"--confidence {options.confidence}: {len(rated)} of {len(held_out)} media of split "
+                "'validation' have people's ratings of the expressed valence, arousal and the model's "
+                f"emotions, {LEAST_WORKS} are needed"
+            )
+        return rated
+    if media is not None and media.split == "validation":
+        rated = RatedMedia(media, front_end, emotions)
+        if len(rated) >= LEAST_WORKS:
+            return rated
+    if source.knows_procedural_art and emotions == EMOTIONS:
+        return RatedArt(front_end, emotions)
+    return None
+
+
+def _missing(
+    options: Options,
+    judged: Material | None,
+    rated: RatedMaterial | None,
+    compared: ComparedClips,
+    knows_art: bool,
+) -> Iterator[str]:
+    """Say what will not be judged, in one sentence each."""
+    if judged is None and options.precision == "int8" and options.max_drop is not None:
+        yield (
+            "INT8's loss of affect, content, narration and steadiness end to end; this checkpoint did not "
+            "learn on procedural art, give --judge MANIFEST with held-out media like its training data"
+        )
+    if rated is None:
+        yield (
+            "how far readings can be trusted: no confidence and no intervals; give --confidence MANIFEST "
+            "with people's ratings in its split 'validation'"
+        )
+    if options.judge is None and not knows_art:
+        yield (
+            f"accuracy on media that the model knows: the bundle is compared with its checkpoint on "
+            f"{compared.name}, which shows equal arithmetic and no more; give --judge MANIFEST"
+        )
 
 
 def check_space(source: Source, folder: ExportFolder, options: Options) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from export.chain import Chain
-from export.clips import CalibrationWindows
+from export.clips import CalibrationWindows, ComparedClips
 from export.components import (
     SMALL_TYPES,
     confidence_step,
@@ -36,15 +36,18 @@ from export.components import (
 from export.errors import ExportError
 from export.graphs import load_fp32
 from export.int8.judge import Budget
+from export.int8.material import Material
 from export.int8.plan import Int8Inputs, Judging, int8_engines
 from export.int8.report import print_report
 from export.options import (
     DEFAULTS,
+    HeldOutMaterial,
     Options,
     calibration_windows,
     check_options,
     check_space,
     check_windows,
+    held_out_material,
     language_models,
 )
 from export.predictors import checkpoint_constants
@@ -92,16 +95,19 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = DEFAULTS) -> N
         raise ExportError(f"{out} exists and is not a bundle; give --out a folder that does not exist yet")
     source = open_source(checkpoint)
     windows = calibration_windows(source, options)
-    identity = _identity(source, windows, options)
+    material = held_out_material(source, options, windows)
+    identity = _identity(source, windows, material, options)
     if _is_up_to_date(out, identity):
         console.print(f"[green]verified bundle[/] {out} is up to date; delete it to rebuild")
         return
+    for text in material.not_judged:
+        console.print(f"[yellow]not judged:[/] {text}", highlight=False)
     with _failures_as_errors(out):
         folder = ExportFolder(out, source.license, source.config_sha256, console)
         check_space(source, folder, options)
-        manifest = _make_components(source, folder, windows, options)
+        manifest = _make_components(source, folder, windows, material, options)
         folder.finish()
-        manifest, edges = _verified(source, folder, manifest, options.clips)
+        manifest, edges = _verified(source, folder, manifest, material.compared)
         usage = {
             "export_s": round(time.monotonic() - began, 1),
             "export_peak_memory_mb": round(peak_memory_bytes() / 1e6),
@@ -119,17 +125,19 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = DEFAULTS) -> N
 # --- before the first step ---------------------------------------------------------------------------------
 
 
-def _identity(source: Source, windows: CalibrationWindows | None, options: Options) -> str:
+def _identity(
+    source: Source, windows: CalibrationWindows | None, material: HeldOutMaterial, options: Options
+) -> str:
     """Hash everything that the bundle depends on."""
     chosen: dict[str, Any] = {
         "precision": options.precision,
         "language_models": language_models(options),
-        "clips": options.clips,
+        "held_out": material.reads,
     }
     if windows is not None:
         chosen["calibration"] = windows.reads
     if options.precision == "int8":
-        chosen |= {"max_drop": options.max_drop, "windows": options.windows}
+        chosen |= {"max_drop": options.max_drop}
     code = imported(("export.pack",))
     parts = {
         "checkpoint": source.config_sha256,
@@ -169,7 +177,11 @@ def _failures_as_errors(out: Path) -> Iterator[None]:
 
 
 def _make_components(
-    source: Source, folder: ExportFolder, windows: CalibrationWindows | None, options: Options
+    source: Source,
+    folder: ExportFolder,
+    windows: CalibrationWindows | None,
+    material: HeldOutMaterial,
+    options: Options,
 ) -> Manifest:
     """Run every step and return the manifest, not yet verified."""
     lineage: dict[str, Any] = {}
@@ -184,20 +196,26 @@ def _make_components(
     for file_type in language_models(options):
         folder.step(gguf_step(source, file_type))
     folder.step(tables_step(source))
-    folder.step(golden_step(source))
+    lineage |= folder.step(golden_step(source, material.compared))
     with Chain(folder, checkpoint_constants(source.model)) as chain:
-        if source.knows_procedural_art:  # for any other checkpoint, works of it say nothing
-            lineage |= folder.step(confidence_step(folder, chain))
+        if material.rated is not None:
+            lineage |= folder.step(confidence_step(folder, chain, material.rated))
         if windows is not None:
             for role in ENGINE_ROLES:
                 folder.step(fp16_step(folder, chain, windows, role))
             if options.precision == "int8":
-                verification = _make_int8(folder, chain, windows, options)
+                verification = _make_int8(folder, chain, windows, material.judged, options)
+    also = verification.get("budget", {}).get("not_judged", [])
+    verification["not_judged"] = [*material.not_judged, *also]
     return _manifest(source, folder, lineage, verification)
 
 
 def _make_int8(
-    folder: ExportFolder, chain: Chain, windows: CalibrationWindows, options: Options
+    folder: ExportFolder,
+    chain: Chain,
+    windows: CalibrationWindows,
+    judged: Material | None,
+    options: Options,
 ) -> dict[str, Any]:
     """Make the INT8 engines and choose the language model that goes with them. Returns the losses."""
     folder.step(importance_step(folder, chain, windows))
@@ -218,7 +236,7 @@ def _make_int8(
         {"samples": windows.reads, "constants": chain.reads},
     )
     opened = {file_type: partial(chain.language_model, file_type) for file_type in likely}
-    judging = Judging(options.windows, budget, opened)
+    judging = Judging(judged, budget, opened)
     report = int8_engines(inputs, judging, judged=options.max_drop is not None)
     _keep_chosen_language_models(folder, report["language_model"])
     return {"budget": report, "language_models": quality, "components": _per_component(report, quality)}
@@ -267,6 +285,7 @@ def _manifest(
             **lineage,
         },
         verification=verification,
+        emotions=model.emo_adapter.config.emotions,
     )
 
 
@@ -274,7 +293,7 @@ def _manifest(
 
 
 def _verified(
-    source: Source, folder: ExportFolder, manifest: Manifest, clips: int
+    source: Source, folder: ExportFolder, manifest: Manifest, clips: ComparedClips
 ) -> tuple[Manifest, list[Edge]]:
     """Compare the bundle with its checkpoint. Returns the manifest with the measurements.
 
@@ -300,7 +319,7 @@ def _verified(
             {
                 "weights": source.hashes(),
                 "config": source.config,
-                "clips": check.clips,
+                "clips": [check.clips, clips.reads if check.clips else None],
                 "processor": machine_name(),
             },
             tuple(Path(component.path).name for component in check.components),

@@ -129,6 +129,7 @@ def checkpoint_constants(model: VAEmotionLLM) -> Constants:
         model.audio_pathway.n_tokens,
         model.width,
         model.stop_id,
+        model.emo_adapter.config.emotions,
     )
 
 

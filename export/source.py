@@ -50,7 +50,9 @@ class Source:
     @property
     def knows_procedural_art(self) -> bool:
         """True for a checkpoint that was trained on procedural art, so that works of it calibrate."""
-        return "align" in self.stored["lineage"]
+        stage = self.stored["lineage"].get("align")
+        # Checkpoints that are older than the field were trained on nothing else.
+        return stage is not None and stage.get("procedural", True)
 
     @property
     def config(self) -> dict[str, Any]:

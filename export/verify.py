@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from export.clips import CLIPS, engine_inputs, held_out_clips, language_prompts
+from export.clips import CLIPS, ComparedClip, ComparedClips, engine_inputs, language_prompts
 from export.gguf.quality import kl_and_top1
 from export.predictors import checkpoint_constants, checkpoint_predictor, full_logits
 from runtime.commands.verify import Edge, VerificationError, golden_edges, report
@@ -38,9 +38,8 @@ from vaemotion.contract.bundle import (
     sha256_of,
     verify_files,
 )
-from vaemotion.contract.front_end import PATHS, Clip
-from vaemotion.contract.prediction import Prediction, Question
-from vaemotion.data.art.art import CONTENT_CLASSES
+from vaemotion.contract.prediction import Prediction
+from vaemotion.data.clips.held_out import open_held_out
 from vaemotion.model.checkpoint import load_checkpoint
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
@@ -54,11 +53,6 @@ COARSE_AGREEMENT, COARSE_AFFECT_TOLERANCE = 0.5, 0.25
 LARGEST_KL_NATS = 0.05
 PROFILE_BATCHES = (1, 8)  # least and most of TensorRT's profile; it is tuned for the least
 LEAST_COSINE_WIDTH = 16  # the angle between shorter rows says nothing
-QUESTIONS = (
-    Question(prompts.CONTENT.text, CONTENT_CLASSES, "content"),
-    Question(prompts.AROUSAL.text, prompts.AROUSAL_WORDS, "emotion"),
-    Question(prompts.VALENCE.text, prompts.VALENCE_WORDS, "emotion"),
-)
 TOKENIZER_CORPUS = (
     "<|im_start|>User: What is this?<end_of_utterance>\nAssistant: a dog bark, very stirring",
     "Crème brûlée à la façon de Zoë — naïve, 3,14 € (½) …",
@@ -68,23 +62,33 @@ TOKENIZER_CORPUS = (
 )
 
 
-def verify(bundle: Path, against: Path, clips: int = CLIPS) -> None:
-    """Compare a bundle with a checkpoint on ``clips`` works, golden vectors included, and print a table.
+def verify(
+    bundle: Path,
+    against: Path,
+    clips: int = CLIPS,
+    manifest: Path | None = None,
+    media_root: Path = Path(),
+) -> None:
+    """Compare a bundle with a checkpoint on ``clips`` clips, golden vectors included, and print a table.
 
-    Raises BundleError for a damaged bundle, VerificationError for a difference that is too large.
+    The clips are windows of held-out media of ``manifest``; None for procedural art. Raises BundleError for a
+    damaged bundle, VerificationError for a difference that is too large, UserError for a manifest without
+    media that can be compared on.
     """
-    manifest = read_manifest(bundle)
-    verify_files(bundle, manifest)
+    listed = read_manifest(bundle)
+    verify_files(bundle, listed)
     model = load_checkpoint(against)
-    if sha256_of(against / "config.json") != manifest.lineage["checkpoint_config_sha256"]:
+    front_end = model.config.front_end
+    media = None if manifest is None else open_held_out(str(manifest), media_root, front_end)
+    if sha256_of(against / "config.json") != listed.lineage["checkpoint_config_sha256"]:
         Console(stderr=True).print(
             f"[yellow]{bundle} was not exported from {against}[/]; they are compared nevertheless"
         )
-    report(bundle, verify_against(bundle, model, clips))
+    report(bundle, verify_against(bundle, model, ComparedClips(front_end, clips, media)))
 
 
-def verify_against(bundle: Path, model: VAEmotionLLM, count: int = CLIPS) -> list[Edge]:
-    """Compare a bundle with the model it was exported from, on ``count`` clips; golden vectors first.
+def verify_against(bundle: Path, model: VAEmotionLLM, clips: ComparedClips) -> list[Edge]:
+    """Compare a bundle with the model it was exported from; golden vectors first.
 
     Raises VerificationError for a model with other constants.
     """
@@ -94,7 +98,7 @@ def verify_against(bundle: Path, model: VAEmotionLLM, count: int = CLIPS) -> lis
             "the bundle and the checkpoint have different constants: they are of different models"
         )
     edges = golden_edges(bundle, manifest)
-    return edges + [edge for check in checks(bundle, manifest, model, count) for edge in check.run()]
+    return edges + [edge for check in checks(bundle, manifest, model, clips) for edge in check.run()]
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,9 @@ class Check:
     run: Callable[[], list[Edge]]
 
 
-def checks(bundle: Path, manifest: Manifest, model: VAEmotionLLM, count: int) -> list[Check]:
-    """List the comparisons of a bundle with its checkpoint on ``count`` clips. Nothing runs yet."""
-    reference = _Reference(model, count)
+def checks(bundle: Path, manifest: Manifest, model: VAEmotionLLM, clips: ComparedClips) -> list[Check]:
+    """List the comparisons of a bundle with its checkpoint. Nothing runs yet."""
+    reference, count = _Reference(model, clips), clips.count
     tables = tuple(c for c in manifest.components if c.precision == "none")
     engines = [c for c in manifest.components if c.role in ENGINE_ROLES]
     language_models = [c for c in manifest.components if c.role == "language_model"]
@@ -136,20 +140,20 @@ def checks(bundle: Path, manifest: Manifest, model: VAEmotionLLM, count: int) ->
 class _Reference:
     """The checkpoint in torch with its held-out clips, made when a comparison needs them."""
 
-    def __init__(self, model: VAEmotionLLM, count: int) -> None:
-        self._model, self._count = model, count
+    def __init__(self, model: VAEmotionLLM, clips: ComparedClips) -> None:
+        self._model, self._clips = model, clips
 
     @cached_property
     def predictor(self) -> Predictor[Any]:
         return checkpoint_predictor(self._model)
 
-    @cached_property
-    def clips(self) -> list[Clip]:
-        return held_out_clips(self._model.config.front_end, self._count)
+    @property
+    def clips(self) -> list[ComparedClip]:
+        return self._clips()
 
     @cached_property
     def inputs(self) -> dict[str, dict[str, Array]]:
-        """Inputs of each engine by role, one row for each clip."""
+        """Inputs of each engine by role, one row for each clip that has them."""
         return engine_inputs(self.predictor, self.clips)
 
     @cached_property
@@ -167,9 +171,8 @@ def _engine_edges(bundle: Path, component: Component, reference: _Reference) -> 
     engine = OnnxRuntimeEngine(component_path(bundle, component), component)
     inputs = reference.inputs[component.role]
     edges: list[Edge] = []
-    for batch in sorted(
-        {min(size, len(reference.clips)) for size in (*PROFILE_BATCHES, len(reference.clips))}
-    ):
+    rows = len(next(iter(inputs.values())))
+    for batch in sorted({min(size, rows) for size in (*PROFILE_BATCHES, rows)}):
         arrays = {name: array[:batch] for name, array in inputs.items()}
         expected, got = reference.predictor.engines[component.role].run(arrays), engine.run(arrays)
         edges.append(engine_edge(component, batch, expected, got))
@@ -261,9 +264,10 @@ def _chain_edges(
     same: list[bool] = []
     affect: list[list[float]] = []
     console = Console(stderr=True)
-    for clip in track(reference.clips, f"whole chain, {name}", console=console, transient=True):
-        for path in PATHS:
-            expected, got = reference.predictor(clip, path, QUESTIONS), predictor(clip, path, QUESTIONS)
+    for compared in track(reference.clips, f"whole chain, {name}", console=console, transient=True):
+        for path in compared.paths:
+            questions = compared.questions(path)
+            expected, got = (p(compared.clip, path, questions) for p in (reference.predictor, predictor))
             same += [
                 int(a.argmax()) == int(b.argmax()) for a, b in zip(expected.answers, got.answers, strict=True)
             ]

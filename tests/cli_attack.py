@@ -32,6 +32,7 @@ from tests.media import tone, write_wav, write_work
 from tests.paths import ROOT
 from vaemotion.cli.app import app
 from vaemotion.cli.main import main as command_line
+from vaemotion.data.published.build import ADAPTERS
 
 SECRET = "s3cret"
 NO_ACCOUNT = """
@@ -115,8 +116,12 @@ BASELINES: dict[Words, Baseline] = {
     ("data", "build", "medley"): Baseline(options={"--out": "{new}.mkv", "--count": "1"}, long=True),
     **{
         ("data", "build", name): Baseline(options={"--from": "{folder}", "--out": "{new}"})
-        for name in ("sievers", "bass", "esc10", "artemis", "vgmidi")
+        for name in ADAPTERS
     },
+    ("data", "build", "clips"): Baseline(
+        options={"--from": "{folder}", "--out": "{new}", "--license": "CC0-1.0"}
+    ),
+    ("data", "shard"): Baseline(("{manifest}",), {"--media-root": "{media}", "--to": "{new}"}),
     ("train", "base"): Baseline(options={"--config": "{tiny}", "--out": "{new}"}, long=True),
     ("train", "align"): Baseline(options={"--config": "{tiny}", "--out": "{new}"}, long=True),
     ("train", "emotion"): Baseline(options={"--config": "{tiny}", "--out": "{new}"}, long=True),
@@ -132,6 +137,7 @@ BASELINES: dict[Words, Baseline] = {
     ("evaluate", "hearing"): Baseline(
         options={"--model": "{checkpoint}", "--out": "{new}", "--works": "20", "--bootstrap": "2"}, long=True
     ),
+    ("evaluate", "timeline"): Baseline(("{timeline}", "{manifest}"), {"--out": "{new}", "--bootstrap": "2"}),
     ("evaluate", "baselines"): Baseline(
         ("{manifest}",), {"--media-root": "{media}", "--bootstrap": "2"}, long=True
     ),

@@ -16,15 +16,19 @@ TESTS = Path(__file__).parent
 LONGEST = (
     "export/test_pack.py",
     "vaemotion/training/test_processes.py",
-    "vaemotion/training/test_stages.py",
-    "export/int8/test_search.py",
+    "test_open_world.py",
     "runtime/commands/doctor/test_doctor.py",
+    "vaemotion/training/ablations/test_run.py",
+    "export/test_own_media.py",
+    "runtime/test_run.py",
+    "export/int8/test_search.py",
+    "vaemotion/training/test_stages.py",
     "runtime/test_live_run.py",
 )
 # On a device there is no torch: tests of what needs it are not collected there.
 _NEEDS_TORCH = re.compile(
     r"^\s*(?:from|import) (?:torch|transformers|safetensors|onnx|export|calibration\.(?!venue)"
-    r"|vaemotion\.(?:model|training|evaluation)|tests\.(?:tiny|llama_fixture|rtx))",
+    r"|vaemotion\.(?:model|training|evaluation)|tests\.(?:tiny|quick_export|llama_fixture|rtx))",
     re.M,
 )
 collect_ignore = [
@@ -65,9 +69,12 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_bundle(small_checkpoint: Path) -> Path:
     """Return the verified bundle of ``small_checkpoint``. Tests that change a bundle copy it first."""
     from export.pack import Options, export_bundle
+    from tests.quick_export import fit_confidence_on_few_works
 
     bundle = small_checkpoint.with_name("bundle")
-    export_bundle(small_checkpoint, bundle, Options(clips=4))
+    with pytest.MonkeyPatch.context() as patch:
+        fit_confidence_on_few_works(patch)
+        export_bundle(small_checkpoint, bundle, Options(clips=4))
     return bundle
 
 
@@ -75,7 +82,12 @@ def small_bundle(small_checkpoint: Path) -> Path:
 def small_int8_bundle(small_checkpoint: Path) -> Path:
     """Return the bundle of ``small_checkpoint`` in every precision; INT8 of a random model is not judged."""
     from export.pack import Options, export_bundle
+    from tests.quick_export import fit_confidence_on_few_works
 
     bundle = small_checkpoint.with_name("bundle-int8")
-    export_bundle(small_checkpoint, bundle, Options("int8", max_drop=None, calibration_windows=24, clips=4))
+    with pytest.MonkeyPatch.context() as patch:
+        fit_confidence_on_few_works(patch)
+        export_bundle(
+            small_checkpoint, bundle, Options("int8", max_drop=None, calibration_windows=24, clips=4)
+        )
     return bundle

@@ -45,6 +45,9 @@ SMALL = (
     "audio_encoder.width=32",
     "audio_encoder.layers=1",
     "audio_encoder.heads=2",
+    # Some processors compute bfloat16 a hundred times more slowly.
+    'base.optimisation.precision="no"',
+    'align.optimisation.precision="no"',
 )
 
 

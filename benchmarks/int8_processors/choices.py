@@ -19,7 +19,7 @@ from benchmarks.quantisers import Reader
 from calibration.qdq import SCHEMES, WEIGHT_LIMIT, blocks, quantize, weight_products
 from calibration.ranges import Histogram, observed
 from calibration.samples import Sample, content_hash, procedural_samples
-from export.int8.judge import judging_clips
+from export.int8.material import judging_clips
 from export.int8.search import SearchWindows, SessionEngine, calibration_inputs
 from export.verify import sqnr_db
 from runtime.engines.io import Arrays

@@ -4,7 +4,8 @@ In: FP32 graphs, calibration windows, the FP32 chain. Out: the INT8 engine files
 report for the manifest: every block's damage and state, every loss end to end, the language model's type.
 
 Ranges and damages do not depend on the budget. The blocks that fit into it are then chosen on the search
-windows, and the whole chain is judged on windows of another split until it holds the budget.
+windows, and the whole chain is judged on windows of another split until it holds the budget. Without material
+to judge on, the search has the last word.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from calibration.ranges import Histogram
 from calibration.samples import Sample, refuse_overlap
 from export.chain import FP32_FILES, REFERENCE_FILES
 from export.graphs import save_engine
-from export.int8.judge import Budget, Loss, judge
+from export.int8.judge import Budget, Judgement, Loss, judge
+from export.int8.material import Material
 from export.int8.search import (
     Block,
     BudgetError,
@@ -49,6 +51,7 @@ from vaemotion.contract.bundle import ENGINE_ROLES
 
 MOST_JUDGEMENTS = 4
 CODE = ("export.chain", "export.graphs", "export.int8.search")
+JUDGING_CODE = (*CODE, "export.int8.judge", "export.int8.material")
 SPEED = "blocks of int8-cpu were timed on this processor; those of int8 only TensorRT on its GPU could time"
 Plans = Mapping[str, Mapping[str, Int8Plan]]  # by scheme and role
 
@@ -76,12 +79,13 @@ class Int8Inputs:
 
 @dataclass(frozen=True)
 class Judging:
-    """Rules by which the INT8 engines are judged: on how many ``windows``, within which ``budget``.
+    """Rules by which the INT8 engines are judged: on which ``material``, within which ``budget``.
 
-    ``language_models``: opened when called, by type, the smallest first, "F16" among them.
+    ``material``: None where there is none. ``language_models``: opened when called, by type, the smallest
+    first, "F16" among them.
     """
 
-    windows: int
+    material: Material | None
     budget: Budget
     language_models: Mapping[str, Callable[[], Any]]
 
@@ -89,8 +93,8 @@ class Judging:
 def int8_engines(inputs: Int8Inputs, judging: Judging, *, judged: bool = True) -> dict[str, Any]:
     """Make the INT8 engines of both schemes. Returns the report for the manifest.
 
-    Without ``judged`` every block becomes INT8: nothing is searched. Raises BudgetError where no engines hold
-    the budget; its message says whether FP16 does.
+    Without ``judged`` every block becomes INT8: nothing is searched. Without material the blocks are searched
+    and not judged. Raises BudgetError where no engines hold the budget; its message says whether FP16 does.
     """
     plans: dict[str, dict[str, Int8Plan]] = {}
     for scheme in SCHEMES:
@@ -100,21 +104,29 @@ def int8_engines(inputs: Int8Inputs, judging: Judging, *, judged: bool = True) -
         return {"language_model": next(iter(judging.language_models)), "engines": notes["engines"]}
     revert_costly_blocks(inputs, plans, judging.budget.max_drop)
     revert_blocks_that_are_not_faster(inputs, plans)
-    return judge_int8(inputs, plans, judging)
+    if judging.material is not None:
+        return judge_int8(inputs, plans, judging, judging.material)
+    notes = write_engines(inputs, plans, judged=True)
+    chosen = {"budget": asdict(judging.budget), "language_model": next(iter(judging.language_models))}
+    return {**chosen, **_account(notes)}
 
 
-def judge_int8(inputs: Int8Inputs, plans: Plans, judging: Judging) -> dict[str, Any]:
+def judge_int8(inputs: Int8Inputs, plans: Plans, judging: Judging, material: Material) -> dict[str, Any]:
     """Judge plans, take blocks back until they hold the budget, and write the engines. Returns the report.
 
     Raises BudgetError as `int8_engines`.
     """
     try:
-        report = judge_until_it_holds(inputs, plans, judging)
+        report = judge_until_it_holds(inputs, plans, judging, material)
         notes = write_engines(inputs, plans, judged=True)
     except BudgetError as error:
         inputs.folder.console.print("  INT8 does not hold the budget: FP16 is judged", highlight=False)
-        raise BudgetError(f"{error}: {judge_fp16(inputs, judging)}") from error
-    return {**report, "int8_share": notes["int8_share"], "engines": notes["engines"], "speed": SPEED}
+        raise BudgetError(f"{error}: {judge_fp16(inputs, judging, material)}") from error
+    return {**report, **_account(notes)}
+
+
+def _account(notes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"int8_share": notes["int8_share"], "engines": notes["engines"], "speed": SPEED}
 
 
 # --- ranges and damages ------------------------------------------------------------------------------------
@@ -229,7 +241,9 @@ def revert_blocks_that_are_not_faster(inputs: Int8Inputs, plans: Plans) -> None:
     _set_states(plans, notes["states"])
 
 
-def judge_until_it_holds(inputs: Int8Inputs, plans: Plans, judging: Judging) -> dict[str, Any]:
+def judge_until_it_holds(
+    inputs: Int8Inputs, plans: Plans, judging: Judging, material: Material
+) -> dict[str, Any]:
     """Judge both schemes until they hold the budget. Returns the losses and the language model's type.
 
     While one does not hold, its worst block is taken back, or the next larger type of the language model is
@@ -237,11 +251,13 @@ def judge_until_it_holds(inputs: Int8Inputs, plans: Plans, judging: Judging) -> 
     """
     types = list(judging.language_models)
     losses: dict[str, dict[str, Loss]] = {}
-    rounds = 0
+    windows, not_judged, rounds = 0, list[str](), 0
     open_schemes = list(plans)
     while open_schemes:
         rounds += 1
-        losses |= _judge(inputs, {scheme: plans[scheme] for scheme in open_schemes}, judging, types[0])
+        judgement = _judge(inputs, {s: plans[s] for s in open_schemes}, judging, material, types[0])
+        losses |= judgement.losses
+        windows, not_judged = len(judgement.sha256), judgement.not_judged
         broken = {
             scheme: [m for m, loss in losses[scheme].items() if not loss.holds] for scheme in open_schemes
         }
@@ -261,7 +277,9 @@ def judge_until_it_holds(inputs: Int8Inputs, plans: Plans, judging: Judging) -> 
             )
     return {
         "budget": asdict(judging.budget),
-        "windows": judging.windows,
+        "material": material.name,
+        "windows": windows,
+        "not_judged": not_judged,
         "judgements": rounds,
         "language_model": types[0],
         "losses": {
@@ -270,7 +288,9 @@ def judge_until_it_holds(inputs: Int8Inputs, plans: Plans, judging: Judging) -> 
     }
 
 
-def _judge(inputs: Int8Inputs, plans: Plans, judging: Judging, file_type: str) -> dict[str, dict[str, Loss]]:
+def _judge(
+    inputs: Int8Inputs, plans: Plans, judging: Judging, material: Material, file_type: str
+) -> Judgement:
     """Judge the engines of some schemes with a language model's type."""
 
     def candidates() -> dict[str, Predictor[Any]]:
@@ -284,10 +304,11 @@ def _judge(inputs: Int8Inputs, plans: Plans, judging: Judging, file_type: str) -
 
     in_int8 = sum(len(plan.chosen()) for plan in _each(plans))
     name = f"judgement of {' and '.join(plans)} with {file_type}, {in_int8} blocks"
-    return _judgement(inputs, name, candidates, _graphs(plans), judging, gguf_name(file_type))
+    judge_these = _Candidates(name, candidates, _graphs(plans), gguf_name(file_type))
+    return _judgement(inputs, judge_these, judging.budget, material)
 
 
-def judge_fp16(inputs: Int8Inputs, judging: Judging) -> str:
+def judge_fp16(inputs: Int8Inputs, judging: Judging, material: Material) -> str:
     """Judge FP16 on the windows that INT8 was judged on. Returns a sentence about what to do instead."""
 
     def candidates() -> dict[str, Predictor[Any]]:
@@ -298,7 +319,8 @@ def judge_fp16(inputs: Int8Inputs, judging: Judging) -> str:
         return {"fp16": inputs.reference().with_engines(engines, judging.language_models["F16"]())}
 
     stays = {"fp16": {role: list(names) for role, names in inputs.stays_fp32.items()}}
-    losses = _judgement(inputs, "judgement of FP16", candidates, stays, judging, gguf_name("F16"))["fp16"]
+    judge_it = _Candidates("judgement of FP16", candidates, stays, gguf_name("F16"))
+    losses = _judgement(inputs, judge_it, judging.budget, material).losses["fp16"]
     broken = [metric for metric, loss in losses.items() if not loss.holds]
     if broken:
         return f"neither does FP16 ({_worse(broken[0], losses)}): allow more with --max-drop"
@@ -309,32 +331,35 @@ def judge_fp16(inputs: Int8Inputs, judging: Judging) -> str:
     )
 
 
-def _judgement(
-    inputs: Int8Inputs,
-    name: str,
-    candidates: Callable[[], Mapping[str, Predictor[Any]]],
-    graphs: Mapping[str, Any],
-    judging: Judging,
-    language_model: str,
-) -> dict[str, dict[str, Loss]]:
+@dataclass(frozen=True)
+class _Candidates:
+    """What is judged in one step. ``graphs``: what they depend on besides the files of the reference."""
+
+    step: str
+    open: Callable[[], Mapping[str, Predictor[Any]]]
+    graphs: Mapping[str, Any]
+    language_model: str  # file name
+
+
+def _judgement(inputs: Int8Inputs, candidates: _Candidates, budget: Budget, material: Material) -> Judgement:
     """Judge candidates as one step. Their losses do not depend on the budget, only what it allows does."""
 
     def make(_: Path) -> Made:
-        found, hashes = judge(inputs.reference(), candidates(), judging.windows, judging.budget)
-        refuse_overlap(inputs.samples(), hashes)
-        losses = {n: {m: [loss.delta, loss.bound] for m, loss in by.items()} for n, by in found.items()}
-        return [], {"losses": losses}
-
-    reads = {**inputs.reads, "graphs": graphs, "windows": judging.windows}
-    files = tuple(dict.fromkeys((*REFERENCE_FILES, language_model)))
-    notes = inputs.folder.step(Step(name, make, CODE, reads, files))
-    return {
-        candidate: {
-            metric: Loss(delta, bound, judging.budget.allowed(metric))
-            for metric, (delta, bound) in by.items()
+        found = judge(inputs.reference(), candidates.open(), material, budget)
+        refuse_overlap(inputs.samples(), found.sha256)
+        losses = {
+            n: {m: [loss.delta, loss.bound] for m, loss in by.items()} for n, by in found.losses.items()
         }
-        for candidate, by in notes["losses"].items()
+        return [], {"losses": losses, "not_judged": found.not_judged, "sha256": found.sha256}
+
+    reads = {**inputs.reads, "graphs": candidates.graphs, "material": material.reads}
+    files = tuple(dict.fromkeys((*REFERENCE_FILES, candidates.language_model)))
+    notes = inputs.folder.step(Step(candidates.step, make, JUDGING_CODE, reads, files))
+    losses = {
+        name: {metric: Loss(delta, bound, budget.allowed(metric)) for metric, (delta, bound) in by.items()}
+        for name, by in notes["losses"].items()
     }
+    return Judgement(losses, notes["not_judged"], notes["sha256"])
 
 
 # --- the files ---------------------------------------------------------------------------------------------

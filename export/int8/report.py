@@ -16,7 +16,8 @@ def print_report(verification: Mapping[str, Any], console: Console) -> None:
     if not budget:
         return
     for scheme, losses in budget.get("losses", {}).items():
-        console.print(_losses_table(scheme, losses, budget["windows"]))
+        title = f"{scheme} against FP32, {budget['windows']} windows of {budget['material']}"
+        console.print(_losses_table(title, losses))
     console.print(_engines_table(budget["engines"]))
     for name, quality in verification["language_models"].items():
         chosen = ", chosen" if name == budget["language_model"] else ""
@@ -25,7 +26,9 @@ def print_report(verification: Mapping[str, Any], console: Console) -> None:
             f"token {quality['same_top1_share']:.1%}",
             highlight=False,
         )
-    if "losses" in budget:
+    for text in verification["not_judged"]:
+        console.print(f"  [yellow]not judged:[/] {text}", highlight=False)
+    if "int8_share" in budget:
         share = budget["int8_share"]["int8"]
         console.print(f"  {share:.0%} of the matrix weights are INT8; {budget['speed']}", highlight=False)
     else:
@@ -34,8 +37,8 @@ def print_report(verification: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _losses_table(scheme: str, losses: Mapping[str, Mapping[str, float]], windows: int) -> Table:
-    table = Table(title=f"{scheme} against FP32, {windows} windows", box=SIMPLE_HEAD, title_justify="left")
+def _losses_table(title: str, losses: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
     for column in ("metric", "loss", "at most (95 %)", "allowed", ""):
         table.add_column(column)
     for metric, loss in losses.items():

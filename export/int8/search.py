@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 from rich.console import Console
@@ -25,7 +26,6 @@ from calibration.fp16 import half_precision
 from calibration.qdq import blocks, int8_share, quantize, weight_products
 from calibration.ranges import METHODS, Histogram, observed, session_of
 from calibration.samples import Sample
-from export.int8.judge import valence_arousal
 from runtime.engines.io import Arrays
 from runtime.perception.predictor import Predictor, Tokens, adapter_inputs
 from vaemotion.contract.concordance import ccc
@@ -162,6 +162,13 @@ class SearchWindows:
         if "audio_encoder" in engines:
             audio = chain.engines["audio_encoder"].run({"log_mel": inputs.log_mel})["tokens"][0]
         return Tokens(visual, known.frame_ages_s, audio, known.audio_age_s)
+
+
+def valence_arousal(predictor: Predictor[Any], windows: Sequence[Tokens]) -> Array:
+    """Predict valence and arousal of windows as one batch, (n, 2)."""
+    rows = [adapter_inputs(tokens, predictor.constants) for tokens in windows]
+    batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return predictor.engines["emo_adapter"].run(batch)["valence_arousal"]
 
 
 def whole_plan(

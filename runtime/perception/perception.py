@@ -26,7 +26,6 @@ from runtime.perception.recorder import FeatureRecorder
 from runtime.stage_times import StageTimes
 from vaemotion.contract.audio import StreamingWindow
 from vaemotion.contract.confidence import Confidence, apply
-from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prediction import Affect
 from vaemotion.contract.windows import EPSILON_S, window_frame_indices
@@ -75,15 +74,18 @@ class Window:
     visual_age_s: float | None
     audio_age_s: float | None
 
-    def reading(self, affect: Affect) -> Reading:
-        """Return the reading of this window with ``affect``, rounded as timelines hold it."""
+    def reading(self, affect: Affect, emotions: Sequence[str]) -> Reading:
+        """Return the reading of this window with ``affect``, rounded as timelines hold it.
+
+        ``emotions``: the names of its shares.
+        """
         return Reading(
             time_s=round(self.now_s, 6),
             valence=round(affect.valence, 6),
             arousal=round(affect.arousal, 6),
             valence_sd=round(affect.valence_sd, 6),
             arousal_sd=round(affect.arousal_sd, 6),
-            emotions=_by_name(affect.emotions),
+            emotions=_by_name(affect.emotions, emotions),
             path=self.path,
             visual_age_s=None if self.visual_age_s is None else round(self.visual_age_s, 3),
             audio_age_s=None if self.audio_age_s is None else round(self.audio_age_s, 3),
@@ -247,7 +249,10 @@ class Perception:
         return [
             Evidence(
                 with_confidence(
-                    window.reading(affect), affect, self.predictor.confidence, window.tokens.sound_s
+                    window.reading(affect, self.predictor.constants.emotions),
+                    affect,
+                    self.predictor.confidence,
+                    window.tokens.sound_s,
                 ),
                 window.tokens,
                 enhanced,
@@ -286,12 +291,12 @@ def with_confidence(
         return reading
     return replace(
         reading,
-        emotions=_by_name(calibrated.emotions),
+        emotions=_by_name(calibrated.emotions, tuple(reading.emotions)),
         confidence=round(calibrated.confidence, 4),
         valence_interval=round(calibrated.valence_interval, 6),
         arousal_interval=round(calibrated.arousal_interval, 6),
     )
 
 
-def _by_name(emotions: Float32) -> dict[str, float]:
-    return {name: round(float(share), 4) for name, share in zip(EMOTIONS, emotions, strict=True)}
+def _by_name(shares: Float32, names: Sequence[str]) -> dict[str, float]:
+    return {name: round(float(share), 4) for name, share in zip(names, shares, strict=True)}

@@ -38,6 +38,7 @@ from vaemotion.contract.bundle import (
     verify_files,
 )
 from vaemotion.contract.confidence import Confidence, confidence_of, scaled
+from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import (
     Clip,
@@ -82,7 +83,10 @@ A = TypeVar("A", bound=AnsweringModel)
 
 @dataclass(frozen=True)
 class Constants:
-    """Constants of a model that the predictor needs besides the model's parts."""
+    """Constants of a model that the predictor needs besides the model's parts.
+
+    ``emotions``: the names of the EmoAdapter's emotions, in its order.
+    """
 
     front_end: FrontEnd
     prompt: PromptTemplate
@@ -90,6 +94,7 @@ class Constants:
     audio_tokens: int
     token_width: int
     stop_token_id: int
+    emotions: tuple[str, ...] = EMOTIONS
 
     @classmethod
     def of(cls, manifest: Manifest) -> Constants:
@@ -101,6 +106,7 @@ class Constants:
             manifest.audio_tokens,
             manifest.token_width,
             manifest.stop_token_ids[0],
+            manifest.emotions,
         )
 
 
@@ -321,6 +327,11 @@ class Predictor(Generic[A]):
         expressed = mean_affect([window.expressed for window in windows])
         assert expressed is not None, "a clip has at least one window"
         return Prediction(expressed, tuple(answers), written, induced)
+
+    def affects(self, clip: Clip, path: str, ends_s: Sequence[float]) -> list[tuple[Affect, Affect | None]]:
+        """Return the expressed and the induced affect of the windows of a clip that end at these times."""
+        windows = [self._window(clip, now_s, path) for now_s in ends_s]
+        return [(window.expressed, window.induced) for window in windows]
 
     def _window(self, clip: Clip, now_s: float, path: str) -> _Window:
         plain = self.encode(window_at(clip, now_s, path, self.constants.front_end))

@@ -7,6 +7,7 @@ one tick together. Receivers do not answer: a slow, dead or absent one costs a c
 
 from __future__ import annotations
 
+import re
 import socket
 
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
@@ -19,6 +20,7 @@ PREFIX = "/vaemotion/1"  # the address map's version: an address in it keeps its
 ABSENT = -1.0  # for None: OSC has no null that every receiver knows
 ABSENT_SIGNED = -1e6  # the same for a value that may be -1
 TEXT_BYTES = 1000  # of a text, at most
+_NO_PART = re.compile(r"[^!-~]|[#*,/?\[\]{}]")  # what stands in no part of an address (OSC 1.0)
 
 Value = float | int | str
 Values = list[tuple[str, Value]]  # address without PREFIX → value; its Python type is its OSC type
@@ -122,7 +124,7 @@ def reading_values(reading: Reading) -> Values:
         ("/arousal", reading.arousal),
         ("/spread/valence", reading.valence_sd),
         ("/spread/arousal", reading.arousal_sd),
-        *((f"/emotion/{name.replace(' ', '_')}", share) for name, share in reading.emotions.items()),
+        *((f"/emotion/{_part(name)}", share) for name, share in reading.emotions.items()),
         ("/path", reading.path),
         *((f"/age/{modality}_s", _or_absent(age_s)) for modality, age_s in ages_s.items()),
         ("/latency_ms", _or_absent(reading.latency_ms)),
@@ -132,6 +134,11 @@ def reading_values(reading: Reading) -> Values:
         ("/label", reading.label or ""),
         ("/state", reading.state or ""),
     ]
+
+
+def _part(name: str) -> str:
+    """Return a name as one part of an address, which may hold no space and none of OSC's own signs."""
+    return _NO_PART.sub("_", name)
 
 
 def _or_absent(value: float | None) -> float:

@@ -18,7 +18,7 @@ from calibration.confidence import (
     ECE_BINS,
     GAUSSIAN_QUANTILE,
     LEAST_WORKS,
-    Label,
+    RatedReadings,
     affordable,
     calibrate,
     conformal_quantile,
@@ -28,19 +28,21 @@ from calibration.confidence import (
     read_paths,
     stages_s,
 )
+from calibration.rated import Label, RatedArt, RatedWindow
 from export.predictors import checkpoint_predictor
 from runtime.machine.threads import ThreadBudget
 from runtime.messages import Sound
 from runtime.perception.perception import Perception
 from runtime.perception.predictor import Predictor, open_predictor
+from tests.quick_export import CONFIDENCE_WORKS
 from tests.tiny import tiny_clip, tiny_config, tiny_model
 from vaemotion.contract.audio import SAMPLE_RATE_HZ, log_mel, normalized_window
 from vaemotion.contract.bundle import BundleError, read_manifest
 from vaemotion.contract.confidence import Confidence, confidence_of, tempered
+from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS, FrontEnd, window_at
 from vaemotion.contract.prediction import Affect
-from vaemotion.data.art.art import sample_work, work_seed
 
 CONFIG = tiny_config()
 FRONT_END = FrontEnd(CONFIG.log_mel, CONFIG.image, CONFIG.windows)  # audio windows of 1 s
@@ -49,11 +51,15 @@ FRONT_END = FrontEnd(CONFIG.log_mel, CONFIG.image, CONFIG.windows)  # audio wind
 def filled(affects_by_path: Mapping[str, list[Affect]], labels: list[Label], seed: int = 0) -> Confidence:
     """Calibrate with the same reading at every stage of a path."""
     stages = {path: len(stages_s(path, FRONT_END)) for path in affects_by_path}
-    predictions = [
-        {path: [affects[i]] * stages[path] for path, affects in affects_by_path.items()}
-        for i in range(min(map(len, affects_by_path.values())))
+    rated = [
+        RatedReadings(
+            f"work {i}",
+            {path: label for path, affects in affects_by_path.items() if i < len(affects)},
+            {p: [affects[i]] * stages[p] for p, affects in affects_by_path.items() if i < len(affects)},
+        )
+        for i, label in enumerate(labels)
     ]
-    return calibrate(predictions, labels, FRONT_END, seed)
+    return calibrate(rated, FRONT_END, seed)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -210,13 +216,32 @@ def test_the_seed_draws_the_halves() -> None:
     assert other.seed == 1
 
 
-def test_too_few_works_and_unequal_numbers_are_refused() -> None:
+def test_a_path_with_too_few_works_is_left_out_and_nothing_at_all_is_refused() -> None:
     affects, labels = material(LEAST_WORKS)
-    filled({"audio": affects}, labels)
-    with pytest.raises(ValueError, match="needs 20 labels"):
-        filled({"audio": affects[:-1]}, labels[:-1])
-    with pytest.raises(ValueError, match="got 20 and 19"):
-        filled({"audio": affects[:-1]}, labels)
+    found = filled({"audio": affects, "visual": affects[:-1]}, labels)
+    assert list(found.paths) == ["audio"]
+    assert (found.fitted_on, found.judged_on) == (10, 10)
+    with pytest.raises(ValueError, match="needs 20 works rated on one path, got 19"):
+        filled({"visual": affects[:-1]}, labels)
+
+
+def test_windows_of_one_work_stay_together() -> None:
+    affects, labels = material(80)
+    paired = [
+        RatedReadings(f"work {i // 2}", {"visual": label}, {"visual": [affect]})
+        for i, (affect, label) in enumerate(zip(affects, labels, strict=True))
+    ]
+    whole = calibrate(paired, FRONT_END)
+    assert (whole.fitted_on, whole.judged_on) == (20, 20)
+    doubtful = np.full(9, 1 / 9)
+    for first in range(0, 80, 2):
+        fits: set[bool] = set()
+        for i in (first, first + 1):
+            changed = [*paired]
+            changed[i] = replace(paired[i], labels={"visual": replace(labels[i], emotions=doubtful)})
+            stage = calibrate(changed, FRONT_END).paths["visual"][0]
+            fits.add(stage.temperature != whole.paths["visual"][0].temperature)
+        assert len(fits) == 1
 
 
 # --- from a predictor -------------------------------------------------------------------------------------
@@ -238,9 +263,17 @@ def predictor() -> Predictor[Any]:
     return checkpoint_predictor(tiny_model())
 
 
+def art(count: int) -> RatedArt:
+    return RatedArt(FRONT_END, EMOTIONS, count)
+
+
+def art_window(index: int) -> RatedWindow:
+    return art(index + 1).window(index)
+
+
 def test_every_path_is_calibrated_and_nothing_is_encoded_twice(predictor: Predictor[Any]) -> None:
     engines = {role: Counting(engine) for role, engine in predictor.engines.items()}
-    found = fit_confidence(predictor.with_engines(engines), 24, most_s=600)
+    found = fit_confidence(predictor.with_engines(engines), art(24), most_s=600)
     assert set(found.paths) == set(PATHS)
     assert (found.fitted_on, found.judged_on) == (12, 12)
     frames = predictor.constants.front_end.windows.frames
@@ -254,12 +287,11 @@ def test_every_path_is_calibrated_and_nothing_is_encoded_twice(predictor: Predic
 
 
 def test_a_path_reads_what_it_perceives_and_nothing_else(predictor: Predictor[Any]) -> None:
-    from calibration.samples import procedural_window_clip
-
-    work = sample_work(work_seed("validation", 3))
-    front_end = predictor.constants.front_end
-    clip = procedural_window_clip(work, front_end, 5)
-    for path, (*_, affect) in read_paths(predictor, work, 5).items():
+    window, front_end = art_window(3), predictor.constants.front_end
+    clip = window.clip
+    read = read_paths(predictor, window, 5)
+    assert set(read) == set(PATHS)
+    for path, (*_, affect) in read.items():
         alone, _ = predictor.adapt(predictor.encode(window_at(clip, clip.duration_s, path, front_end)))
         assert (affect.valence, affect.arousal_sd) == pytest.approx(
             (alone.valence, alone.arousal_sd), abs=1e-5
@@ -278,17 +310,15 @@ class Remembering:
 
 
 def test_an_early_stage_reads_a_stream_that_has_just_begun(predictor: Predictor[Any]) -> None:
-    from calibration.samples import procedural_window_clip
-
-    work, front_end = sample_work(work_seed("validation", 3)), predictor.constants.front_end
+    window, front_end = art_window(3), predictor.constants.front_end
     audio, adapter = (Remembering(predictor.engines[role]) for role in ("audio_encoder", "emo_adapter"))
-    read_paths(predictor.with_engines({"audio_encoder": audio, "emo_adapter": adapter}), work, 5)
-    samples = procedural_window_clip(work, front_end, 5).samples
+    read_paths(predictor.with_engines({"audio_encoder": audio, "emo_adapter": adapter}), window, 5)
+    samples = window.clip.samples
     assert samples is not None
     config, frames = front_end.log_mel, front_end.audio_window_frames
     starts_s = pairwise(stages_s("audio", front_end))
-    for window, (from_s, to_s) in zip(audio.inputs[1:], starts_s, strict=True):
-        mel = window["log_mel"][0]
+    for inputs, (from_s, to_s) in zip(audio.inputs[1:], starts_s, strict=True):
+        mel = inputs["log_mel"][0]
         heard = frames - int((mel == mel[-1]).all(axis=1)[::-1].argmin())  # before the padding
         assert config.frames_in(round(from_s * SAMPLE_RATE_HZ)) <= heard <= to_s / config.hop_s
         # It is the newest sound, of one of the lengths that have so many frames.
@@ -315,7 +345,7 @@ def test_a_slow_machine_takes_fewer_works_and_a_very_slow_one_says_so() -> None:
 
 def test_without_time_there_is_no_calibration(predictor: Predictor[Any]) -> None:
     with pytest.raises(UserError, match="confidence is not calibrated"):
-        fit_confidence(predictor, most_s=0.0)
+        fit_confidence(predictor, art(30), most_s=0.0)
 
 
 # --- in a bundle ------------------------------------------------------------------------------------------
@@ -325,7 +355,8 @@ def test_a_bundle_carries_it_and_every_reading_shows_it(small_bundle: Path) -> N
     confidence = confidence_of(read_manifest(small_bundle))
     assert confidence is not None
     assert set(confidence.paths) == set(PATHS)
-    assert confidence.fitted_on >= 100
+    assert len(RatedArt(FRONT_END, EMOTIONS)) == 200  # an export's; the bundle of the tests takes fewer
+    assert confidence.fitted_on == CONFIDENCE_WORKS / 2
     clip = tiny_clip(4, 2.0)
     assert clip.samples is not None
     with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as opened:

@@ -16,7 +16,7 @@ from calibration.samples import (
     refuse_overlap,
     training_items,
 )
-from export.int8.judge import judging_clips
+from export.int8.material import judging_clips
 from tests.tiny import tiny_config
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UserError

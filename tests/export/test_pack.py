@@ -7,9 +7,8 @@ import os
 import shutil
 import sys
 import wave
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +18,6 @@ import pytest
 import torch
 
 from export.errors import ExportError
-from export.int8.judge import Budget
 from export.options import Options, parse_drop
 from export.pack import export_bundle
 from export.step_key import PACKAGES, imported
@@ -28,6 +26,7 @@ from export.workshop import STEPS_VARIABLE, ExportFolder, Step
 from runtime.perception.predictor import open_predictor
 from tests.int8_arithmetic import largest_pair, quantized_products
 from tests.paths import ROOT
+from tests.quick_export import fit_confidence_on_few_works, judge_jitter_on_few_clips
 from tests.tiny import tiny_model
 from vaemotion.cli.main import main
 from vaemotion.contract.bundle import (
@@ -46,18 +45,80 @@ from vaemotion.data.manifest.manifest import write_manifest
 from vaemotion.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from vaemotion.model.vaemotion_llm import MissingPartError
 
+SMALL = Options("int8", max_drop=0.6, windows=16, calibration_windows=16, clips=2)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A store with the steps of the small bundle in FP32 and of ``SMALL``.
+
+    ``outside``: by step, the modules that it ran through and that its key leaves out.
+    """
+
+    store: Path
+    outside: Mapping[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def judged(small_checkpoint: Path, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """Export ``SMALL`` once for all tests, with all steps but the slow ones."""
+    folder, outside = tmp_path_factory.mktemp("judged"), {}
+    store = Path(shutil.copytree(os.environ[STEPS_VARIABLE], folder / "steps"))
+    for key, name in records(store).items():
+        if not any(slow in name for slow in ("ONNX FP32", "confidence", "comparison")):  # on other clips
+            (store / f"{key}.json").unlink()
+    make = ExportFolder._make
+    keeping = {"export.workshop", "export.step_key", "export.step_store", "vaemotion.contract.files"}
+
+    def observed(folder: ExportFolder, step: Step, key: str) -> Finished:
+        called: set[str] = set()
+        sys.setprofile(lambda frame, event, _: event == "call" and called.add(frame.f_code.co_filename))
+        try:
+            return make(folder, step, key)
+        finally:
+            sys.setprofile(None)
+            covered = imported(step.code).modules | {step.make.__module__} | keeping
+            paths = (Path(file) for file in called)
+            parts = [p.relative_to(ROOT).with_suffix("").parts for p in paths if p.is_relative_to(ROOT)]
+            modules = {".".join(names) for names in parts if names[0] in PACKAGES}
+            outside[step.name] = {module.removesuffix(".__init__") for module in modules} - covered
+
+    with pytest.MonkeyPatch.context() as patch:
+        measure_little(patch)
+        patch.setenv(STEPS_VARIABLE, str(store))
+        patch.setattr(ExportFolder, "_make", observed)
+        export_bundle(small_checkpoint, folder / "bundle", SMALL)
+        patch.setattr(ExportFolder, "_make", make)
+        export_bundle(small_checkpoint, folder / "fp32", Options(clips=4))
+    return Judged(store, outside)
+
+
+def measure_little(patch: pytest.MonkeyPatch) -> None:
+    fit_confidence_on_few_works(patch)
+    judge_jitter_on_few_clips(patch)
+    patch.setattr("export.int8.search._TIMED_RUNS", 3)
+
 
 @pytest.fixture
-def steps(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the steps that the other tests have made so far, and use the copy alone."""
+def steps(judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use a copy of the judged steps alone."""
     copy = tmp_path / "copied-steps"
-    shutil.copytree(os.environ[STEPS_VARIABLE], copy)
+    shutil.copytree(judged.store, copy)
     monkeypatch.setenv(STEPS_VARIABLE, str(copy))
-    # This is about which steps run: little is measured, and whatever jitter is measured holds.
-    monkeypatch.setattr("export.int8.judge.JITTER_CLIPS", 2)
-    monkeypatch.setattr("export.int8.search._TIMED_RUNS", 3)
-    monkeypatch.setattr("export.pack.Budget", partial(Budget, max_jitter_ratio=100.0))
+    measure_little(monkeypatch)
     return copy
+
+
+def records(steps: Path) -> dict[str, str]:
+    """Read the names of finished steps by key."""
+    return {path.stem: json.loads(path.read_text())["name"] for path in steps.glob("*.json")}
+
+
+def ran(steps: Path, export: Callable[[], None]) -> set[str]:
+    """Export, and return the names of the steps that ran."""
+    before = records(steps)
+    export()
+    return {name for key, name in records(steps).items() if key not in before}
 
 
 def test_the_bundle_holds_every_role_in_every_precision_and_its_files_are_whole(small_bundle: Path) -> None:
@@ -111,7 +172,8 @@ def test_a_breach_exits_with_one_sentence_and_its_bundle_is_marked(
     with torch.no_grad():  # logits so large that eight bits cannot follow them
         model.base.model.text_model.norm.weight.mul_(64.0)
     save_checkpoint(model, tmp_path / "checkpoint", {"name": "loud"}, "Apache-2.0")
-    assert main(["export", str(tmp_path / "checkpoint"), "--out", str(tmp_path / "bundle")]) == 1
+    arguments = [str(tmp_path / "checkpoint"), "--out", str(tmp_path / "bundle"), "--clips", "2"]
+    assert main(["export", *arguments]) == 1
     error = capsys.readouterr().err
     assert "breach" in error
     last = error.strip().splitlines()[-1]
@@ -193,9 +255,14 @@ def test_a_processor_runs_the_variant_that_is_made_for_it(small_int8_bundle: Pat
 
 
 def test_a_budget_that_int8_cannot_hold_exits_with_3_and_leaves_no_bundle(
-    small_checkpoint: Path, tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]
+    small_checkpoint: Path,
+    tmp_path: Path,
+    steps: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = "--precision int8 --max-drop 0.00001pp --windows 16 --calibration-windows 24 --clips 4"
+    monkeypatch.setattr("export.int8.plan.MOST_JUDGEMENTS", 2)
+    options = "--precision int8 --max-drop 0.00001pp --windows 16 --calibration-windows 16 --clips 2"
     out = tmp_path / "out" / "bundle"
     assert main(["export", str(small_checkpoint), "--out", str(out), *options.split()]) == 3
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -205,9 +272,9 @@ def test_a_budget_that_int8_cannot_hold_exits_with_3_and_leaves_no_bundle(
 
 
 def test_a_budget_that_holds_is_judged_and_written_down(
-    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_checkpoint: Path, tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--precision int8 --max-drop 60pp --windows 16 --calibration-windows 24 --clips 4"
+    options = "--precision int8 --max-drop 60pp --windows 16 --calibration-windows 16 --clips 2"
     assert main(["export", str(small_checkpoint), "--out", str(tmp_path / "bundle"), *options.split()]) == 0
     shown = " ".join(capsys.readouterr().err.split())
     assert "int8 against FP32, 16 windows" in shown
@@ -222,7 +289,7 @@ def test_a_budget_that_holds_is_judged_and_written_down(
         assert set(losses) == metrics
         assert all(loss["bound"] <= loss["allowed"] for loss in losses.values())
     assert budget["int8_share"]["int8"] > 0.5
-    against = ["--against", str(small_checkpoint), "--clips", "4"]
+    against = ["--against", str(small_checkpoint), "--clips", "2"]
     assert main(["verify", str(tmp_path / "bundle"), *against]) == 0
 
 
@@ -370,20 +437,6 @@ def test_a_disk_without_room_is_refused_before_the_first_step(
 
 # --- another option runs only the steps that depend on it --------------------------------------------------
 
-SMALL = Options("int8", max_drop=0.6, windows=16, calibration_windows=16, clips=4)
-
-
-def records(steps: Path) -> dict[str, str]:
-    """Read the names of finished steps by key."""
-    return {path.stem: json.loads(path.read_text())["name"] for path in steps.glob("*.json")}
-
-
-def ran(steps: Path, export: Callable[[], None]) -> set[str]:
-    """Export, and return the names of the steps that ran."""
-    before = records(steps)
-    export()
-    return {name for key, name in records(steps).items() if key not in before}
-
 
 def test_another_option_runs_only_the_steps_that_depend_on_it(
     small_checkpoint: Path, tmp_path: Path, steps: Path
@@ -397,7 +450,7 @@ def test_another_option_runs_only_the_steps_that_depend_on_it(
     assert export(SMALL, "the same elsewhere") == set()
     assert export(replace(SMALL, precision="fp32")) <= {"comparison, logits language_model (Q8_0)"}
     assert export(replace(SMALL, precision="fp16")) <= {"comparison, chain as preferred"}
-    assert export(replace(SMALL, clips=3)) == {
+    assert export(replace(SMALL, clips=1)) == {
         *(f"comparison, engine {c.label}" for c in manifest.components if c.role in ENGINE_ROLES),
         f"comparison, logits {chosen.label}",
         "comparison, logits language_model (F16)",
@@ -427,7 +480,6 @@ def test_another_option_runs_only_the_steps_that_depend_on_it(
 def test_a_changed_component_of_the_checkpoint_runs_only_the_steps_that_read_it(
     small_checkpoint: Path, tmp_path: Path, steps: Path, component: str
 ) -> None:
-    export_bundle(small_checkpoint, tmp_path / "first", Options(clips=1))
     model = load_checkpoint(small_checkpoint)
     with torch.no_grad():
         if component == "adapter":
@@ -441,7 +493,7 @@ def test_a_changed_component_of_the_checkpoint_runs_only_the_steps_that_read_it(
                 model.config, prompt=replace(model.config.prompt, answer=" It is {answer}")
             )
     save_checkpoint(model, tmp_path / "changed", {"name": "small", "align": {}}, "Apache-2.0")
-    done = ran(steps, lambda: export_bundle(tmp_path / "changed", tmp_path / "second", Options(clips=1)))
+    done = ran(steps, lambda: export_bundle(tmp_path / "changed", tmp_path / "bundle", Options(clips=1)))
     made = {name for name in done if not name.startswith("comparison")}
     always = {"golden vectors", "confidence of readings"}
     assert (
@@ -461,34 +513,9 @@ def test_a_changed_component_of_the_checkpoint_runs_only_the_steps_that_read_it(
     assert always <= made
 
 
-def test_no_step_runs_through_code_that_its_key_leaves_out(
-    small_checkpoint: Path, tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key, name in records(steps).items():  # the slow ones are found made
-        if "ONNX FP32" not in name and "confidence" not in name:
-            (steps / f"{key}.json").unlink()
-    outside: dict[str, set[str]] = {}
-    make = ExportFolder._make
-    keeping = {"export.workshop", "export.step_key", "export.step_store", "vaemotion.contract.files"}
-
-    def observed(folder: ExportFolder, step: Step, key: str) -> Finished:
-        called: set[str] = set()
-        sys.setprofile(lambda frame, event, _: event == "call" and called.add(frame.f_code.co_filename))
-        try:
-            return make(folder, step, key)
-        finally:
-            sys.setprofile(None)
-            covered = imported(step.code).modules | {step.make.__module__} | keeping
-            paths = (Path(file) for file in called)
-            parts = [p.relative_to(ROOT).with_suffix("").parts for p in paths if p.is_relative_to(ROOT)]
-            modules = {".".join(names) for names in parts if names[0] in PACKAGES}
-            outside[step.name] = {module.removesuffix(".__init__") for module in modules} - covered
-
-    monkeypatch.setattr(ExportFolder, "_make", observed)
-    options = Options("int8", max_drop=0.6, windows=16, calibration_windows=16, clips=4)
-    export_bundle(small_checkpoint, tmp_path / "bundle", options)
-    assert len(outside) > 30
-    assert {name: modules for name, modules in outside.items() if modules} == {}
+def test_no_step_runs_through_code_that_its_key_leaves_out(judged: Judged) -> None:
+    assert len(judged.outside) > 30
+    assert {name: modules for name, modules in judged.outside.items() if modules} == {}
 
 
 def test_a_finished_bundle_is_the_source_of_the_next_one(
@@ -496,10 +523,10 @@ def test_a_finished_bundle_is_the_source_of_the_next_one(
 ) -> None:
     monkeypatch.delenv(STEPS_VARIABLE)
     own = steps.rename(tmp_path / "bundle.steps")  # saves the time of the first export
-    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1))
+    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=4))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "bundle.steps"]
     inodes = {p.name: p.stat().st_ino for p in (tmp_path / "bundle" / "components").iterdir()}
-    done = ran(own, lambda: export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=2)))
+    done = ran(own, lambda: export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1)))
     assert done == {
         *(f"comparison, engine {role} (fp32)" for role in ENGINE_ROLES),
         *(f"comparison, logits language_model ({file_type})" for file_type in ("F16", "Q8_0")),
@@ -512,12 +539,12 @@ def test_a_finished_bundle_is_the_source_of_the_next_one(
 def test_a_file_of_the_bundle_that_was_edited_is_made_again(
     small_checkpoint: Path, tmp_path: Path, steps: Path
 ) -> None:
-    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1))
+    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=4))
     edited = tmp_path / "bundle" / "components" / "delimiters.npy"
     whole, stored = edited.read_bytes(), sha256_of(edited)
     edited.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # in place: the store has the same file
     assert sha256_of(steps / "files" / stored) != stored
-    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=1))
+    export_bundle(small_checkpoint, tmp_path / "bundle", Options(clips=4))
     assert (tmp_path / "bundle" / "components" / "delimiters.npy").read_bytes() == whole
 
 

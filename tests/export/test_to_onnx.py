@@ -6,43 +6,36 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from export.predictors import TorchEngine, checkpoint_constants, checkpoint_predictor
-from export.to_onnx import OPSET, ExportError, Part, device_parts, export_onnx
+from export.to_onnx import ExportError, Part, device_parts, export_onnx
 from runtime.engines.open import EngineError, OnnxRuntimeEngine
 from runtime.perception.predictor import adapter_inputs
 from tests.tiny import tiny_clip, tiny_model
-from vaemotion.contract.bundle import ENGINE_ROLES, Component, sha256_of
+from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
 from vaemotion.contract.front_end import PATHS, window_at
+from vaemotion.model.checkpoint import load_checkpoint
 from vaemotion.model.vaemotion_llm import MissingPartError, VAEmotionLLM
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def model() -> VAEmotionLLM:
-    return tiny_model()
+def model(small_checkpoint: Path) -> VAEmotionLLM:
+    return load_checkpoint(small_checkpoint)
 
 
 @pytest.fixture(scope="module")
-def engines(model: VAEmotionLLM, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxRuntimeEngine]:
-    folder, made = tmp_path_factory.mktemp("onnx"), {}
-    for role, part in device_parts(model).items():
-        file = folder / f"{role}.onnx"
-        inputs, outputs = export_onnx(part, file)
-        component = Component(
-            role, "fp32", file.name, sha256_of(file), file.stat().st_size, "Apache-2.0", inputs, outputs
-        )
-        made[role] = OnnxRuntimeEngine(file, component, threads=1)
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        f"{role}.onnx" for role in ENGINE_ROLES
-    )  # no external data
-    for file in folder.iterdir():
-        assert {o.domain: o.version for o in onnx.load(file).opset_import}[""] == OPSET
+def engines(small_bundle: Path) -> dict[str, OnnxRuntimeEngine]:
+    """Open the engines that `export_onnx` wrote for ``small_bundle``."""
+    manifest = read_manifest(small_bundle)
+    made: dict[str, OnnxRuntimeEngine] = {}
+    for role in ENGINE_ROLES:
+        component = manifest.component(role, "fp32")
+        made[role] = OnnxRuntimeEngine(component_path(small_bundle, component), component, threads=1)
     return made
 
 

@@ -14,12 +14,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from export.clips import ComparedClips
 from export.predictors import load_predictor
 from export.verify import verify, verify_against
 from runtime.commands.verify import Edge, VerificationError, verify_bundle
 from runtime.engines.golden import relative_difference
 from tests.paths import ROOT
-from tests.tiny import save_tiny_checkpoint, tiny_clip
+from tests.tiny import save_tiny_checkpoint, tiny_clip, tiny_model
 from vaemotion.cli.main import main
 from vaemotion.contract.bundle import ENGINE_ROLES, ROLES, component_path, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
@@ -108,8 +109,9 @@ def test_a_checkpoint_with_other_constants_is_refused_before_anything_runs(
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["front_end"]["windows"]["frames"] = 3
     (bundle / "manifest.json").write_text(json.dumps(manifest))
+    clips = ComparedClips(tiny_model().config.front_end, 4)
     with pytest.raises(VerificationError, match="constants"):
-        verify_against(bundle, load_checkpoint(small_checkpoint), 4)
+        verify_against(bundle, load_checkpoint(small_checkpoint), clips)
 
 
 def test_an_agreement_holds_from_below_and_a_difference_from_above() -> None:
@@ -159,7 +161,8 @@ def test_a_bundle_from_before_the_induced_outputs_still_loads_and_verifies(
         entry["outputs"] = [o for o in entry["outputs"] if not o["name"].startswith("induced_")]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     verify_bundle(bundle)
-    edges = verify_against(bundle, load_checkpoint(small_checkpoint), 4)
+    model = load_checkpoint(small_checkpoint)
+    edges = verify_against(bundle, model, ComparedClips(model.config.front_end, 4))
     assert all(edge.holds for edge in edges)
     assert not any("induced" in edge.what for edge in edges)
     with load_predictor(bundle) as old, load_predictor(small_checkpoint) as reference:

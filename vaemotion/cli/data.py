@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vaemotion.cli.app import Manifests, MediaRoot, Seed, Split, build_app, data_app, local_path
+from vaemotion.cli.app import Manifest, Manifests, MediaRoot, Seed, Split, build_app, data_app, local_path
 
 
 @data_app.command("validate")
@@ -123,6 +123,113 @@ def data_build_medley(
     build_medley(out, count, seed)
 
 
+@build_app.command("clips")
+def data_build_clips(
+    folder: Annotated[Path, typer.Option("--from", help="Folder with the videos, searched recursively.")],
+    out: Annotated[Path, typer.Option("--out", help="Manifest to write; media are not copied.")],
+    license_name: Annotated[
+        str | None,
+        typer.Option("--license", metavar="SPDX", help="License of the videos, such as CC-BY-4.0; required."),
+    ] = None,
+    media_root: Annotated[
+        Path | None,
+        typer.Option("--media-root", help="Root folder of its paths; default: the folder of the videos."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="Table of clips: VGGSound, AudioSet, or columns id, start, end, label; or FineVideo's "
+            "folder of JSON files. Default: all videos, whole.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="Name of the data set; default: that of table or folder.")
+    ] = None,
+    clip_s: Annotated[
+        float, typer.Option("--clip-s", help="Without a table: length of a longer video's clips.")
+    ] = 10.0,
+    window_s: Annotated[
+        float | None,
+        typer.Option("--window-s", help="Shortest clip; default: a window of the default configuration."),
+    ] = None,
+    validation: Annotated[
+        float, typer.Option("--validation", help="Share of the videos for the split validation.")
+    ] = 0.1,
+    test: Annotated[float, typer.Option("--test", help="Share of the videos for the split test.")] = 0.1,
+    parts_of_one_film: Annotated[
+        bool,
+        typer.Option(
+            "--parts-of-one-film",
+            help="With fewer videos than splits, put parts of each video, with a gap between them, into the "
+            "splits; they are written beside the manifest, which names them so.",
+        ),
+    ] = False,
+) -> None:
+    """Write a manifest of the videos in a folder.
+
+    Clips without sound, pictures or change, and those shorter than a window, are left out and counted.
+    """
+    from vaemotion.data.build_clips import ClipsOptions, build_clips
+
+    shortest = {} if window_s is None else {"window_s": window_s}
+    options = ClipsOptions(
+        license=license_name,
+        table=table,
+        source=source,
+        clip_s=clip_s,
+        validation=validation,
+        test=test,
+        parts_of_one_film=parts_of_one_film,
+        **shortest,
+    )
+    build_clips(folder, out, media_root, options)
+
+
+@data_app.command("shard")
+def data_shard(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Folder for the shards.")],
+    media_root: MediaRoot,
+    samples_per_shard: Annotated[
+        int, typer.Option("--samples-per-shard", min=1, help="Most clips in a shard.")
+    ] = 1000,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Most megabytes in a shard.")] = 1000.0,
+    re_encode: Annotated[
+        bool,
+        typer.Option(
+            "--re-encode", help="Encode the clips again, as H.264 and FLAC at 16 kHz; default: copy packets."
+        ),
+    ] = False,
+) -> None:
+    """Write the clips of a manifest as WebDataset shards.
+
+    A run that was ended goes on behind the last whole shard.
+    """
+    from vaemotion.data.shard import ShardOptions, write_shards
+
+    write_shards(manifest, out, media_root, ShardOptions(samples_per_shard, max_mb, re_encode))
+
+
+# Command -> title of the set, and what it holds. `published.build.ADAPTERS` has the same names.
+_PUBLISHED_SETS = {
+    "sievers": ("the Sievers set", "abstract shapes and sounds with the arousal that they express"),
+    "bass": ("BASS", "silhouettes with valence and arousal"),
+    "oasis": ("OASIS", "photographs with the valence and arousal that they induce"),
+    "esc10": ("ESC-10", "recordings of ten classes, in folds of its own"),
+    "artemis": ("ArtEmis", "paintings with the emotions that they induce, and why"),
+    "wikiart-emotions": ("WikiArt Emotions", "art with votes for twenty emotions that it evokes"),
+    "vgmidi": ("VGMIDI", "video game music with valence and arousal, to be rendered from MIDI first"),
+    "emopia": ("EMOPIA", "piano music with quadrants of valence and arousal, to be rendered from MIDI first"),
+    "emotify": ("Emotify", "music with votes for nine emotions that it induces"),
+    "pmemo": ("PMEmo", "choruses of songs with the valence and arousal that they induce over time"),
+    "deam": ("DEAM", "songs with the valence and arousal that they express over time"),
+    "muvi": ("MuVi", "music videos with valence and arousal over time, of music, picture and both"),
+    "liris-accede": ("LIRIS-ACCEDE", "films with the valence and arousal that they induce each second"),
+}
+
+
 def _add_published_set(name: str, title: str, contents: str) -> None:
     @build_app.command(name, help=f"Write a manifest of {title}.\n\nThe data set holds {contents}.")
     def build_published_set(  # pyright: ignore[reportUnusedFunction]
@@ -139,18 +246,18 @@ def _add_published_set(name: str, title: str, contents: str) -> None:
             int | None,
             typer.Option("--validation-fold", help="Fold of the split validation, 1 to 5; default: none."),
         ] = None,
+        reaction_lag_s: Annotated[
+            float | None,
+            typer.Option(
+                "--reaction-lag",
+                help="Seconds by which raters answered late, for sets rated over time; default: 0.",
+            ),
+        ] = None,
     ) -> None:
         from vaemotion.data.published.build import ADAPTERS, build
 
-        build(ADAPTERS[name], folder, out, media_root, test_fold, validation_fold)
+        build(ADAPTERS[name], folder, out, media_root, test_fold, validation_fold, reaction_lag_s)
 
 
-_add_published_set(
-    "sievers", "the Sievers set", "abstract shapes and sounds with the arousal that they express"
-)
-_add_published_set("bass", "BASS", "silhouettes with valence and arousal")
-_add_published_set("esc10", "ESC-10", "recordings of ten classes, in folds of its own")
-_add_published_set("artemis", "ArtEmis", "paintings with the emotions that they induce")
-_add_published_set(
-    "vgmidi", "VGMIDI", "video game music with valence and arousal, to be rendered from MIDI first"
-)
+for _name, (_title, _contents) in _PUBLISHED_SETS.items():
+    _add_published_set(_name, _title, _contents)

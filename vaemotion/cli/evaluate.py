@@ -1,4 +1,4 @@
-"""Commands of ``vaemotion evaluate``: benchmark, hearing report, baselines."""
+"""Commands of ``vaemotion evaluate``: benchmark, timeline, hearing report, baselines."""
 
 from __future__ import annotations
 
@@ -64,6 +64,53 @@ def evaluate_benchmark(
     run_benchmark(manifest, media_root, model, load_predictor, out, settings, split=split)
 
 
+@evaluate_app.command("timeline")
+def evaluate_timeline(
+    timelines: Annotated[
+        list[Path],
+        typer.Argument(parser=local_path, metavar="TIMELINE", help="Timelines of runs, one of each work."),
+    ],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            parser=local_path,
+            metavar="LABELS",
+            help="Labels over time: a CSV file (time_s, valence, arousal; work; rater or valence_rater1, "
+            "arousal_rater1, ...) or a data manifest.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")],
+    step: Annotated[
+        float,
+        typer.Option("--step", min=0.01, max=60, help="Seconds between the times that are compared."),
+    ] = 0.5,
+    max_lag: Annotated[
+        float,
+        typer.Option("--max-lag", min=0, max=600, help="Largest lag tried to either side; 0: none."),
+    ] = 10.0,
+    reaction_lag: Annotated[
+        float,
+        typer.Option(
+            "--reaction-lag", min=0, max=60, help="Seconds that the raters of a CSV file answered late."
+        ),
+    ] = 0.0,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Compare timelines of runs with labels over time.
+
+    The report gives CCC, PCC and RMSE per work and pooled, the best lag, and how well one rater agrees with
+    the others.
+    """
+    from runtime.commands.timeline.read import read_timeline
+    from vaemotion.evaluation.benchmark.rows import Bootstrap
+    from vaemotion.evaluation.timeline.results import Settings
+    from vaemotion.evaluation.timeline.run import run_timeline
+
+    settings = Settings(step, max_lag, reaction_lag, Bootstrap(bootstrap, seed))
+    run_timeline(timelines, labels, out, settings, read_timeline)
+
+
 @evaluate_app.command("hearing")
 def evaluate_hearing(
     model: Annotated[Path, typer.Option("--model", help="Checkpoint after stage 1, or a complete one.")],
@@ -76,23 +123,29 @@ def evaluate_hearing(
         Path | None,
         typer.Option("--ce-only", help="Comparison: checkpoint trained with --set align.kd_weight=0."),
     ] = None,
-    recordings: Annotated[
+    manifest: Annotated[
         Path | None,
         typer.Option(
-            "--recordings",
+            "--manifest",
             parser=local_path,
             metavar="FILE",
-            help="Data manifest of recordings (JSON lines).",
+            help="Manifest (or folder of shards) of clips and sounds to measure on: which of their items' "
+            "options, or else of their labels, does the sound name? Clips with frames also give retrieval "
+            "and swapped sound. Without it: procedural art alone, for a model that learned on it.",
         ),
     ] = None,
-    media_root: Annotated[
-        Path | None, typer.Option("--media-root", help="Root folder of the manifest's paths.")
-    ] = None,
+    media_root: MediaRoot = Path(),
     split: Annotated[
-        HeldOutSplit, typer.Option("--split", help="Split of the works and the recordings.")
+        HeldOutSplit, typer.Option("--split", help="Split of the works and the clips.")
     ] = HeldOutSplit.TEST,
     works: Annotated[
-        int, typer.Option("--works", min=20, max=100_000, help="Number of procedural works.")
+        int,
+        typer.Option(
+            "--works",
+            min=20,
+            max=100_000,
+            help="Number of procedural works, for a model that learned on procedural art.",
+        ),
     ] = 300,
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
@@ -105,7 +158,7 @@ def evaluate_hearing(
     from vaemotion.evaluation.hearing.run import HearingOptions, run_hearing
 
     intervals = Bootstrap(bootstrap, seed)
-    options = HearingOptions(shuffled, ce_only, recordings, media_root, split, works, intervals)
+    options = HearingOptions(shuffled, ce_only, manifest, media_root, split, works, intervals)
     run_hearing(model, out, options)
 
 

@@ -19,6 +19,7 @@ from vaemotion.cli.app import (
     bundle_app,
     local_path,
 )
+from vaemotion.contract.errors import UsageError
 
 
 @app.command("export")
@@ -39,7 +40,13 @@ def export_checkpoint(
         ),
     ] = "0.5pp",
     windows: Annotated[
-        int, typer.Option("--windows", min=16, max=1_000_000, help="Windows on which INT8 is measured.")
+        int,
+        typer.Option(
+            "--windows",
+            min=16,
+            max=1_000_000,
+            help="Windows on which INT8 is measured, at most 8 of a medium.",
+        ),
     ] = 2000,
     calibration: Annotated[
         Path | None,
@@ -50,7 +57,32 @@ def export_checkpoint(
             help="Manifest whose split 'train' calibrates INT8; default: procedural art.",
         ),
     ] = None,
-    media_root: MediaRoot = Path(),
+    judge: Annotated[
+        Path | None,
+        typer.Option(
+            "--judge",
+            parser=local_path,
+            metavar="FILE",
+            help="Manifest (or folder of shards) whose split 'validation', or else 'test', judges INT8: "
+            "affect on every path and against people's ratings, content where items have options, narration, "
+            "jitter. The bundle is compared with its checkpoint on it, too. Default: procedural art, for a "
+            "checkpoint that learned on it.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        Path | None,
+        typer.Option(
+            "--confidence",
+            parser=local_path,
+            metavar="FILE",
+            help="Manifest whose split 'validation' has the ratings (expressed valence, arousal and "
+            "emotions) that the confidence of readings is fitted on. Default: those of --judge, if it has 20 "
+            "such works there; else procedural art, for a checkpoint that learned on it.",
+        ),
+    ] = None,
+    media_root: Annotated[
+        Path, typer.Option("--media-root", help="Root folder of the paths in all of these manifests.")
+    ] = Path(),
     calibration_windows: Annotated[
         int, typer.Option("--calibration-windows", min=16, max=1_000_000, help="Windows that calibrate INT8.")
     ] = 256,
@@ -67,6 +99,7 @@ def export_checkpoint(
 ) -> None:
     """Export a checkpoint as a verified bundle.
 
+    What cannot be judged is said before the first step, and stands in the bundle's manifest.
     Finished steps stay in OUT.steps, or in the folder that VAEMOTION_EXPORT_STEPS names: after a failure the
     same command continues from them, and other options repeat only the steps that depend on them. Exit code
     3: INT8 loses more than --max-drop allows.
@@ -75,7 +108,17 @@ def export_checkpoint(
     from export.pack import export_bundle
 
     drop = parse_drop(max_drop)
-    options = Options(precision, drop, windows, calibration, media_root, calibration_windows, clips)
+    options = Options(
+        precision,
+        drop,
+        windows,
+        calibration,
+        media_root,
+        calibration_windows,
+        clips,
+        judge=judge,
+        confidence=confidence,
+    )
     if language_model:
         options = replace(options, language_models=tuple(language_model))
     export_bundle(checkpoint, out, options)
@@ -117,8 +160,24 @@ def verify_bundle(
     clips: Annotated[
         int, typer.Option("--clips", min=1, max=100_000, help="Clips to compare on, with --against.")
     ] = 40,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            parser=local_path,
+            metavar="FILE",
+            help="Manifest (or folder of shards) with the clips to compare on, and questions about them: its "
+            "split 'validation', or else 'test'. Default: procedural art.",
+        ),
+    ] = None,
+    media_root: MediaRoot = Path(),
 ) -> None:
     """Verify a bundle's files and its results on this machine."""
+    if against is None and manifest is not None:
+        raise UsageError(
+            "--manifest goes with --against CHECKPOINT: without a checkpoint there is nothing to compare "
+            "with on its clips"
+        )
     if against is None:
         from runtime.commands.verify import verify_bundle as verify_alone
 
@@ -126,7 +185,7 @@ def verify_bundle(
     else:
         from export.verify import verify
 
-        verify(bundle, against, clips)
+        verify(bundle, against, clips, manifest, media_root)
 
 
 @app.command("engines")

@@ -29,6 +29,7 @@ _SHOWN_CHARACTERS = 200  # of an argument in a message
 # The extra that installs a package which a command may need.
 _EXTRA_OF = {
     "accelerate": "train",
+    "braceexpand": "train",
     "gguf": "export",
     "llama_cpp": "llm",
     "matplotlib": "plot",
@@ -40,6 +41,7 @@ _EXTRA_OF = {
     "tensorboard": "train",
     "torch": "train",
     "transformers": "train",
+    "webdataset": "train",
 }
 
 

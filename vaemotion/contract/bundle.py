@@ -11,18 +11,20 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from vaemotion.contract.audio import log_mel
+from vaemotion.contract.emotions import EMOTIONS, emotion_names_problem
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prompts import PromptTemplate
 from vaemotion.contract.records import strict_record
+from vaemotion.contract.settings import shown
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -76,7 +78,7 @@ class Manifest:
 
     ``tolerances``: largest allowed difference from the golden vectors, by "role/precision". ``lineage``: the
     checkpoint, tools and data that the bundle was made from. ``verification``: the comparisons with the
-    checkpoint at export.
+    checkpoint at export. ``emotions``: the names of the EmoAdapter's emotions, in its order.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Manifest:
     lineage: dict[str, Any]
     verification: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
+    emotions: tuple[str, ...] = EMOTIONS
 
     @property
     def verified(self) -> bool:
@@ -160,8 +163,25 @@ def _manifest_from(values: dict[str, Any]) -> Manifest:
         "stop_token_ids": tuple(int(i) for i in values["stop_token_ids"]),
         "front_end": FrontEnd.from_dict(values["front_end"]),
         "prompt": strict_record(PromptTemplate, {**_NO_PICTURE_TEXTS, **values["prompt"]}, "prompt"),
+        # Manifests that are older than the field have the nine.
+        "emotions": _emotions(values.get("emotions", list(EMOTIONS)), components),
     }
     return strict_record(Manifest, converted, "the manifest")
+
+
+def _emotions(names: Any, components: tuple[Component, ...]) -> tuple[str, ...]:
+    """Return the names of the emotions. Raises ValueError where the EmoAdapter gives another number."""
+    if not isinstance(names, list):
+        raise ValueError(f"emotions must be a list of names, got {shown(names)}")
+    emotions = tuple(cast(list[Any], names))
+    if problem := emotion_names_problem(emotions):
+        raise ValueError(f"emotions {problem}")
+    for component in components:
+        shapes = {output.name: output.shape for output in component.outputs}
+        given = shapes.get("emotions", ())[-1:]
+        if component.role == "emo_adapter" and given and given[0] != len(emotions):
+            raise ValueError(f"{component.label} gives {given[0]} emotions, but {len(emotions)} are named")
+    return emotions
 
 
 def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -32,12 +32,12 @@ _FILLED_WINDOWS_SCHEMA = 1
 class Quality:
     """Calibration measured on works that were not fitted.
 
-    ``ece``: expected calibration error of the strongest emotion, in [0, 1]. Coverages: share of labels within
-    the interval, in [0, 1]. ``*_nll``: mean Gaussian negative log-likelihood in nats, without the constant
-    ½ ln 2π; None in records that are older than it.
+    ``ece``: expected calibration error of the strongest emotion, in [0, 1]; None where works had no labels of
+    emotions. Coverages: share of labels within the interval, in [0, 1]. ``*_nll``: mean Gaussian negative
+    log-likelihood in nats, without the constant ½ ln 2π; None in records that are older than it.
     """
 
-    ece: float
+    ece: float | None
     valence_coverage: float
     arousal_coverage: float
     valence_nll: float | None = None
@@ -121,7 +121,7 @@ class Confidence:
 class Calibrated:
     """A calibrated reading.
 
-    ``emotions``: (9,) after temperature scaling. ``confidence``: the largest of them. Intervals: half of
+    ``emotions``: (E,) after temperature scaling. ``confidence``: the largest of them. Intervals: half of
     their widths.
     """
 
@@ -210,11 +210,11 @@ def _stage(path: str, values: object) -> StageConfidence:
     for side in ("before", "after"):
         where = f"{path}.{side}"
         quality = strict_record(Quality, _mapping(where, record.get(side)), where)
-        for name in ("ece", "valence_coverage", "arousal_coverage"):
+        for name in ("valence_coverage", "arousal_coverage"):
             _number(f"{where}.{name}", getattr(quality, name), 0, 1)
-        for name in ("valence_nll", "arousal_nll"):
+        for name, low, high in (("ece", 0, 1), ("valence_nll", -1e9, 1e9), ("arousal_nll", -1e9, 1e9)):
             if getattr(quality, name) is not None:
-                _number(f"{where}.{name}", getattr(quality, name), -1e9, 1e9)
+                _number(f"{where}.{name}", getattr(quality, name), low, high)
         record[side] = quality
     found = strict_record(StageConfidence, record, path)
     _number(f"{path}.from_s", found.from_s, 0, 1e9)

@@ -1,13 +1,18 @@
 """Emotion categories and their places in the square of valence and arousal.
 
 In: valence and arousal in [-1, 1]. Out: a distribution over the nine categories of ArtEmis
-(Achlioptas et al. 2021, "ArtEmis: Affective Language for Visual Art", CVPR).
+(Achlioptas et al. 2021, "ArtEmis: Affective Language for Visual Art", CVPR). They are the default: the names
+that a model tells apart stand in its checkpoint and in its bundle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+
+from vaemotion.contract.prompts import folded
 
 EMOTIONS: tuple[str, ...] = (
     "amusement",
@@ -49,3 +54,11 @@ def emotion_distribution(valence: npt.ArrayLike, arousal: npt.ArrayLike) -> npt.
     squared_distance = ((point[..., None, :] - EMOTION_VALENCE_AROUSAL) ** 2).sum(-1)  # (..., 9)
     weight = np.exp(-squared_distance / (2 * PROTOTYPE_WIDTH**2))
     return weight / weight.sum(-1, keepdims=True)
+
+
+def emotion_names_problem(names: Sequence[object]) -> str | None:
+    """Return what is wrong with the names of a model's emotions, as a predicate; None for nothing."""
+    texts = [name for name in names if isinstance(name, str) and name.strip() and name.isprintable()]
+    if len(texts) < 2 or len(texts) < len(names) or len({folded(text) for text in texts}) < len(texts):
+        return f"must be two or more different names, got {', '.join(map(str, names)) or 'none'}"
+    return None

@@ -44,7 +44,7 @@ class Affect:
     """The affect that a work expresses or induces.
 
     ``valence`` and ``arousal`` in [-1, 1], each with its predictive standard deviation; ``emotions``: a
-    distribution over ``EMOTIONS``, (9,).
+    distribution over the model's emotions, (E,); their names stand in its checkpoint and its bundle.
     """
 
     valence: float

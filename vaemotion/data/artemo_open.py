@@ -19,7 +19,6 @@ from rich.table import Table
 
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.data.art.art import (
-    CONTENT_CLASSES,
     FACTOR_NAMES,
     PATH_FACTORS,
     Work,
@@ -29,6 +28,7 @@ from vaemotion.data.art.art import (
     work_seed,
 )
 from vaemotion.data.art.build import build_procedural, write_work
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.manifest.item import SPLITS, Item, content_sha256
 from vaemotion.data.manifest.manifest import read_manifest, summary, write_manifest
 from vaemotion.data.published.adapter import N_FOLDS, ItemsAndFolds, Source

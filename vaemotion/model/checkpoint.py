@@ -206,10 +206,12 @@ def _load_component(module: nn.Module, file: Path) -> None:
                 f"config.json and weights are of different models"
             )
     loaded = {key: tensor.float() for key, tensor in tensors.items()}
+    # Tied weights are stored under the first of their names.
+    stored = {expected[key].data_ptr() for key in loaded}
     missing = [
         key
         for key in module.load_state_dict(loaded, strict=False).missing_keys
-        if not key.startswith("lm_head")
+        if expected[key].data_ptr() not in stored
     ]
     if missing:
         raise CheckpointError(f"{file} lacks {len(missing)} tensors, the first is {missing[0]!r}")

@@ -33,5 +33,5 @@ class ModelConfig:
             front_end=FrontEnd.from_dict(values["front_end"]),
             prompt=PromptTemplate(**values["prompt"]),
             audio=AudioPathwayConfig(**values["audio"]) if values.get("audio") else None,
-            adapter=EmoAdapterConfig(**values["adapter"]) if values.get("adapter") else None,
+            adapter=EmoAdapterConfig.from_dict(values["adapter"]) if values.get("adapter") else None,
         )

@@ -7,30 +7,47 @@ language model's width, Q emotion queries, H heads, C constructs, E emotions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaemotion.contract.emotions import EMOTIONS
+
 CONSTRUCTS = ("expressed", "induced")  # what the work expresses; what people felt in front of it
+EXPRESSED = CONSTRUCTS.index("expressed")
 SPREAD_FLOOR = 0.02
 
 
 @dataclass(frozen=True)
 class EmoAdapterConfig:
-    """Sizes of the EmoAdapter."""
+    """Sizes of the EmoAdapter, and the names of the emotions that it tells apart."""
 
     queries: int = 8
     heads: int = 4
     rank: int = 64  # of the Enhancer's residual
     hidden: int = 256  # of the Supervisor
-    n_emotions: int = 9
+    emotions: tuple[str, ...] = EMOTIONS
     dropout: float = 0.15
     age_frequencies: int = 8  # octaves of the age encoding
     age_period_s: float = 16.0  # period of the slowest of them
+    shared_enhancer: bool = False  # one Enhancer for the tokens of both modalities instead of one each
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EmoAdapterConfig:
+        """Return the configuration that a checkpoint holds.
+
+        One that is older than the names has only their number: the nine of ``EMOTIONS``. Raises TypeError
+        for unknown fields, ValueError for another number.
+        """
+        known = dict(values)
+        if known.pop("n_emotions", len(EMOTIONS)) != len(EMOTIONS):
+            raise ValueError(f"adapter.n_emotions must be {len(EMOTIONS)}, got {values['n_emotions']}")
+        return cls(**{**known, "emotions": tuple(known.get("emotions", EMOTIONS))})
 
 
 class AdapterOutput(NamedTuple):
@@ -133,8 +150,9 @@ class EmoAdapter(nn.Module):
         self.age = nn.Linear(2 * config.age_frequencies, width)
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.audio_enhancer, self.visual_enhancer = Enhancer(width, config.rank), Enhancer(width, config.rank)
-        outputs = len(CONSTRUCTS) * (4 + config.n_emotions)
+        self.audio_enhancer = Enhancer(width, config.rank)
+        self.visual_enhancer = self.audio_enhancer if config.shared_enhancer else Enhancer(width, config.rank)
+        outputs = len(CONSTRUCTS) * (4 + len(config.emotions))
         self.supervisor = nn.Sequential(
             nn.LayerNorm(config.queries * width),
             nn.Dropout(config.dropout),

@@ -6,9 +6,7 @@ it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,11 @@ from torch import Tensor, nn
 from vaemotion.contract import prompts
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
-from vaemotion.data.art.art import CONTENT_CLASSES, VISIBLE, Work, sample_work, work_seed
-from vaemotion.data.art.line_shapes import MEASURES, LineShape, draw_line_shape, sample_line_shape
+from vaemotion.data.art.art import Work, sample_work, work_seed
+from vaemotion.data.art.line_shapes import LineShape, draw_line_shape, sample_line_shape
+from vaemotion.data.art.targets import N_CONTENTS, N_VALUES, Targets, targets_of
 from vaemotion.data.art.windows import frames_at
 from vaemotion.data.instructions import (
-    LINE_CONTENT,
     choose_question,
     tokenizer_corpus,
     true_answer,
@@ -122,27 +120,6 @@ def vlm_config(size: VlmSize, side_px: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Targets:
-    """Targets of the auxiliary head for one sample."""
-
-    content: int  # index into ``CONTENT_CLASSES``
-    # Valence, arousal, the visible factors of a work, the measures of a line; NaN where there is none.
-    values: tuple[float, ...]
-
-
-def targets_of(work: Work | LineShape) -> Targets:
-    """Return the auxiliary head's targets for a work or a line drawing."""
-    if isinstance(work, LineShape):
-        unknown = (math.nan,) * len(VISIBLE)
-        return Targets(
-            CONTENT_CLASSES.index(LINE_CONTENT), (work.valence, work.arousal, *unknown, *work.measures)
-        )
-    factors = tuple(getattr(work.factors, name) for name in VISIBLE)
-    unknown = (math.nan,) * len(MEASURES)
-    return Targets(CONTENT_CLASSES.index(work.content), (work.valence, work.arousal, *factors, *unknown))
-
-
 def collate(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, Any]:
     """Make the batch of these sample numbers.
 
@@ -196,16 +173,16 @@ class AuxiliaryHead(nn.Module):
     It nearly doubles the speed of early learning.
     """
 
-    def __init__(self, width: int, values: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(2 * width)
-        self.out = nn.Linear(2 * width, len(CONTENT_CLASSES) + values)
+        self.out = nn.Linear(2 * width, N_CONTENTS + N_VALUES)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Read tokens (B, N, D) out as class logits (B, classes) and values (B, values)."""
         pooled = torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)  # (B, 2 D)
         readout = self.out(self.norm(pooled))  # (B, classes + values)
-        return readout[:, : len(CONTENT_CLASSES)], readout[:, len(CONTENT_CLASSES) :]
+        return readout[:, :N_CONTENTS], readout[:, N_CONTENTS:]
 
 
 class BaseObjective(Objective):
@@ -215,7 +192,7 @@ class BaseObjective(Objective):
         super().__init__()
         self.model, self.stage = model, config.base
         torch.manual_seed(config.seed + 1)
-        self.auxiliary = AuxiliaryHead(model.width, 2 + len(VISIBLE) + len(MEASURES))
+        self.auxiliary = AuxiliaryHead(model.width)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, LossTerms]:
         """Compute the loss of a batch of ``collate``, a scalar, and its terms."""

@@ -3,7 +3,8 @@
 Sample i is a pure function of (configuration, i). Step s consists of the samples [s · batch, (s + 1) ·
 batch), however many processes share them. So a resumed run equals an uninterrupted one, and two processes
 equal one. The state on disk is safetensors and JSON: ``accelerate``'s own ``save_state`` pickles the
-optimizer, and nothing here is ever unpickled.
+optimizer, and nothing here is ever unpickled. It holds whole tensors, also where FSDP keeps a shard of each
+parameter in each process, so a run may go on with or without it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 
 from vaemotion.contract.errors import UserError
@@ -101,9 +106,10 @@ def fit(
     ``collate`` may run in worker processes and gets the numbers of this process's share of a batch. Returns
     True when the training is complete, False when ``run.stop_after`` ended it. Start several processes with
     ``accelerate launch`` or ``torchrun``. Raises TrainingError for a batch that the processes cannot share,
-    a state of another identity, or a loss that is not finite.
+    a state of another identity, a loss that is not finite, or FSDP that accelerate would leave out.
     """
     accelerator = _accelerator(config, run.folder)
+    _check_fsdp(title, accelerator)
     micro = _micro_batch(title, config, accelerator.num_processes)
     optimizer = torch.optim.AdamW(
         _decay_groups(objective, config), lr=config.learning_rate, betas=(0.9, 0.95)
@@ -112,17 +118,18 @@ def fit(
     if not run.resume and accelerator.is_main_process:
         (run.folder / STATE_FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    start = min(load_state(run.folder, objective, optimizer, run.identity), config.steps)
+    start = min(saved_step(run.folder, run.identity), config.steps)
     stop = config.steps if run.stop_after is None else min(config.steps, start + run.stop_after)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: learning_rate_factor(start + k, config))
     numbers = range(start * config.batch, stop * config.batch)
     loader = _loader(numbers, collate, micro, config.workers)
     prepared, optimizer, schedule, loader = accelerator.prepare(objective, optimizer, schedule, loader)
+    load_state(run.folder, objective, optimizer.optimizer)  # after FSDP has taken its shards
     prepared.train()
     with _progress(accelerator) as progress, _Log(accelerator, run.folder, start) as log:
-        task = progress.add_task(title, total=config.steps, completed=start, loss=float("nan"))
-        began = time.monotonic()
-        for number, batch in enumerate(loader):
+        task = progress.add_task(title, total=config.steps, completed=start, loss=float("nan"), pace="")
+        pace = _Pace(start, config.batch)
+        for number, batch in enumerate(pace.waiting_for(loader)):
             step = start + number // config.accumulate
             micro_step = number % config.accumulate
             torch.manual_seed(_noise_seed(run.seed, step, micro_step, accelerator.process_index))
@@ -143,12 +150,17 @@ def fit(
             done = step + 1
             progress.update(task, advance=1, loss=loss.item())
             if done % config.log_every == 0 or done == stop:
-                rate = (done - start) / (time.monotonic() - began)
-                log.write(done, {"loss": loss.detach(), **terms}, rate)
-            if (done % config.save_every == 0 or done == stop) and accelerator.is_main_process:
-                save_state(run.folder, objective, optimizer, done, run.identity)
+                figures = pace.figures(done)
+                log.write(done, {"loss": loss.detach(), **terms}, figures)
+                words = f"{figures['clips_per_s']:.1f} clips/s, {figures['data_wait']:.0%} waiting for data"
+                progress.update(task, pace=words)
+            if done % config.save_every == 0 or done == stop:
+                save_state(
+                    run.folder, objective, optimizer, done, run.identity, write=accelerator.is_main_process
+                )
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+    gather(objective)
     objective.to("cpu").eval()
     return stop >= config.steps
 
@@ -170,6 +182,23 @@ def _accelerator(config: Optimisation, out: Path) -> Accelerator:
         project_dir=out,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def _check_fsdp(title: str, accelerator: Accelerator) -> None:
+    """Raise TrainingError where a run asks for FSDP that accelerate would replace by whole copies."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return
+    if accelerator.distributed_type != DistributedType.FSDP:
+        what = f"{accelerator.num_processes} process(es) on the {accelerator.device.type}"
+        raise TrainingError(
+            f"{title}: FSDP was asked for (accelerate launch --use_fsdp), but for {what} accelerate keeps a "
+            "whole copy of the model in each process; start several processes on GPUs, or leave FSDP out"
+        )
+    if not accelerator.is_fsdp2:
+        raise TrainingError(
+            f"{title}: FSDP version 1 joins the frozen parameters with the trained ones; "
+            "give accelerate launch --fsdp_version 2"
+        )
 
 
 def _loader(
@@ -224,8 +253,37 @@ def _progress(accelerator: Accelerator) -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[pace]}"),
     )
     return Progress(*columns, disable=not accelerator.is_main_process)
+
+
+class _Pace:
+    """Steps and clips a second, and the share of time spent waiting for data, since the last figures."""
+
+    def __init__(self, step: int, batch: int) -> None:
+        self.step, self.batch = step, batch
+        self.since_s, self.waited_s = time.monotonic(), 0.0
+
+    def waiting_for(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Yield the loader's batches; the time until each of them is there counts as waiting."""
+        batches = iter(loader)
+        while True:
+            began_s = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.waited_s += time.monotonic() - began_s
+            yield batch
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Return the figures up to ``step``, and begin again. Clips are those of all processes together."""
+        now_s = time.monotonic()
+        elapsed_s = max(now_s - self.since_s, 1e-9)
+        steps_per_s, waiting = (step - self.step) / elapsed_s, self.waited_s / elapsed_s
+        self.step, self.since_s, self.waited_s = step, now_s, 0.0
+        return {"steps_per_s": steps_per_s, "clips_per_s": steps_per_s * self.batch, "data_wait": waiting}
 
 
 class _Log:
@@ -245,12 +303,14 @@ class _Log:
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def write(self, step: int, figures: LossTerms, steps_per_s: float) -> None:
+    def write(self, step: int, terms: LossTerms, pace: dict[str, float]) -> None:
+        device = self.accelerator.device
+        figures = terms | {name: torch.tensor(value, device=device) for name, value in pace.items()}
         means: Any = self.accelerator.reduce({k: v.detach().float() for k, v in figures.items()}, "mean")
-        values = {key: round(float(value), 6) for key, value in means.items()}
+        values = {key: round(float(value), 3 if key in pace else 6) for key, value in means.items()}
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            line = json.dumps({"step": step, **values, "steps_per_s": round(steps_per_s, 3)}) + "\n"
+            line = json.dumps({"step": step, **values}) + "\n"
             with self.file.open("ab", buffering=0) as log:
                 append_whole(log.fileno(), line.encode())
 
@@ -269,19 +329,43 @@ def _trim_log(log_file: Path, start: int) -> None:
     write_whole(log_file, "".join(kept))
 
 
-def save_state(out: Path, holder: nn.Module, optimizer: Any, step: int, identity: str = "") -> None:
-    """Save the trained weights and the optimizer's moments atomically."""
-    tensors = {
-        f"weight.{k}": p.detach().cpu().clone() for k, p in holder.named_parameters() if p.requires_grad
-    }
-    state = optimizer.state_dict()["state"]
-    for index, moments in state.items():
-        tensors |= {
-            f"optimizer.{index}.{k}": torch.as_tensor(v).detach().cpu().clone() for k, v in moments.items()
-        }
+def save_state(
+    out: Path, holder: nn.Module, optimizer: Any, step: int, identity: str = "", *, write: bool = True
+) -> None:
+    """Save the trained weights and the optimizer's moments atomically.
+
+    With FSDP every process has to call it, because all of them give their shards; one of them writes.
+    """
+    trained = [(name, p) for name, p in holder.named_parameters() if p.requires_grad]
+    tensors = {f"weight.{name}": whole(p) for name, p in trained}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": whole(torch.as_tensor(v)) for k, v in moments.items()}
+    if not write:
+        return
     # A single entry, because safetensors does not keep the order of several.
     metadata = {"run": json.dumps({"step": step, "identity": _digest(identity)})}
-    write_tensors(out / STATE_FILE, tensors, metadata)
+    write_tensors(out / STATE_FILE, {k: v.cpu().clone() for k, v in tensors.items()}, metadata)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor without its gradient; of one that is sharded, every process gets all of it."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def gather(holder: nn.Module) -> None:
+    """Replace sharded parameters by whole ones on the CPU, in every process, so that they can be saved.
+
+    A module that was sharded is not to be called again.
+    """
+    made: dict[nn.Parameter, nn.Parameter] = {}  # a parameter that two modules share stays one
+    for module in holder.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if isinstance(parameter, DTensor):
+                if parameter not in made:
+                    made[parameter] = nn.Parameter(whole(parameter).cpu(), parameter.requires_grad)
+                module._parameters[name] = made[parameter]
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -296,16 +380,14 @@ def _digest(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
-def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer, identity: str = "") -> int:
-    """Restore what ``save_state`` wrote and return the next step; 0 without a state.
+def saved_step(out: Path, identity: str = "") -> int:
+    """Return the next step of the state in a folder; 0 without a state.
 
     Raises TrainingError for a state of another identity.
     """
     file = out / STATE_FILE
     if not file.exists():
         return 0
-    from safetensors import safe_open
-
     with safe_open(file, framework="pt") as opened:
         metadata = json.loads(opened.metadata()["run"])
     if metadata["identity"] != _digest(identity):
@@ -313,16 +395,32 @@ def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer, i
             f"{file} was written with another configuration or other data; give the configuration that it "
             f"was started with, or start again with --no-resume"
         )
-    step = int(metadata["step"])
+    return int(metadata["step"])
+
+
+@torch.no_grad()
+def load_state(out: Path, holder: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Restore what ``save_state`` wrote, if anything; of sharded parameters each process takes its shard."""
+    file = out / STATE_FILE
+    if not file.exists():
+        return
     tensors = load_file(file)
-    with torch.no_grad():
-        for key, parameter in holder.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[f"weight.{key}"])
+    for key, parameter in holder.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(_placed(tensors[f"weight.{key}"], parameter))
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
+            # A count of steps has no shape, and stays whole.
+            placed = _placed(tensor, trained[int(index)]) if tensor.ndim else tensor
+            state.setdefault(int(index), {})[name] = placed
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return step
+
+
+def _placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor as a parameter of its shape is kept: sharded, or as it is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

@@ -1,7 +1,7 @@
 """Losses of both stages, all in float32.
 
 Stage 1: ``L1 = L_KD + 0.5 · L_CE(answer)``.
-Stage 2: ``L2 = L_CE + λ_VA · Σ_p ½ Σ_{v,a} (1 − CCC) + λ_NLL + λ_E · KL(raters ‖ ŷ)``.
+Stage 2: ``L2 = L_CE + λ_VA · Σ_p ½ Σ_{v,a} (1 − CCC) + λ_NLL + λ_E · KL(raters ‖ ŷ) + λ_S · L_sign``.
 Sizes in the shapes: M answer tokens, b rows of this process, B rows of all processes, E emotions.
 """
 
@@ -43,6 +43,25 @@ def distillation_loss(teacher_logits: Tensor, student_logits: Tensor, temperatur
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)  # (M, vocab)
     divergence = F.kl_div(student, teacher, reduction="sum", log_target=True)  # scalar, KL(teacher ‖ student)
     return temperature**2 * global_mean(divergence, len(student))
+
+
+def token_discrepancy(audio: Tensor, visual: Tensor, paired: Tensor) -> Tensor:
+    """Compute the mean squared MMD between audio and visual tokens of each pair, a scalar.
+
+    audio: (B, N_a, D), visual: (B, N_v, D), paired: (B,) bool, the pairs that count. Gaussian kernels at
+    five bandwidths around the mean squared distance. The visual tokens get no gradient. Source: Gretton et
+    al. 2012, "A Kernel Two-Sample Test", eq. 5; for audio and image tokens: "An Eye for an Ear", NeurIPS
+    2024.
+    """
+    tokens = torch.cat([audio.float(), visual.detach().float()], dim=1)  # (B, N, D)
+    squares = torch.cdist(tokens, tokens).square()  # (B, N, N)
+    mean = squares.detach().mean(dim=(1, 2), keepdim=True).clamp_min(1e-6)  # (B, 1, 1)
+    kernel = torch.stack([torch.exp(-squares / (mean * scale)) for scale in (0.25, 0.5, 1, 2, 4)]).sum(0)
+    n = audio.shape[1]
+    within_audio, within_visual = kernel[:, :n, :n].mean((1, 2)), kernel[:, n:, n:].mean((1, 2))  # (B,) each
+    across = kernel[:, :n, n:].mean((1, 2))  # (B,)
+    discrepancy = torch.where(paired, within_audio + within_visual - 2 * across, 0.0)
+    return global_mean(discrepancy.sum(), paired.sum())
 
 
 def answer_loss(logits: Tensor, targets: Tensor, ignore: int = -100) -> Tensor:
@@ -119,6 +138,20 @@ def gaussian_nll(prediction: Tensor, spread: Tensor, target: Tensor) -> Tensor:
     error = torch.where(valid, target - prediction, 0.0).float()
     loss = 0.5 * (error / spread.float()) ** 2 + spread.float().log()  # (b, 2)
     return global_mean(torch.where(valid, loss, 0.0).sum(), valid.sum())
+
+
+def sign_loss(prediction: Tensor, spread: Tensor, sign: Tensor) -> Tensor:
+    """Compute the mean of ``log(1 + exp(−1.702 · s · ŷ / σ))`` over labels that are only a sign, a scalar.
+
+    All (b, 2); ``sign`` is -1, 1 or NaN. This is the negative log-likelihood of the sign of a Gaussian
+    N(ŷ, σ): its distribution function is the logistic one of 1.702 · ŷ / σ within 0.01 (Bowling et al. 2009,
+    J. Ind. Eng. Manag. 2:114). So it is measured as ``gaussian_nll`` is, says nothing more once ŷ is
+    two σ on its side, and costs at most in proportion to the error where a rater was wrong, where the exact
+    one costs its square. σ gets no gradient: a sign does not say how far off ŷ is.
+    """
+    valid = torch.isfinite(sign)  # (b, 2)
+    margin = sign.nan_to_num().float() * prediction.float() / spread.detach().float()  # (b, 2)
+    return global_mean(torch.where(valid, F.softplus(-1.702 * margin), 0.0).sum(), valid.sum())
 
 
 def rater_divergence(logits: Tensor, distribution: Tensor) -> Tensor:

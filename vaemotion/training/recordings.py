@@ -1,8 +1,7 @@
-"""Real recordings for stage 1, paired with procedural windows of their class (``pairing: matched``).
+"""Real recordings for stage 1, paired with clips that the teacher gives the same name (``pairing: matched``).
 
-In: a data manifest whose items have sound and name a content class. Out: their log-mel, and augmented
-windows of it. The class of a recording only selects the frames that the teacher is given. It is never a
-target itself.
+In: a data manifest whose items have sound and a label. Out: their log-mel, and augmented windows of it. The
+label of a recording only selects the frames that the teacher is given. It is never a target itself.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from rich.progress import track
 from vaemotion.contract.audio import log_mel
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.data.art.art import CONTENT_CLASSES
 from vaemotion.data.manifest.item import Item
 from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest
@@ -29,9 +27,9 @@ _AUDIBLE_RANGE = 6.0
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording's class and sound."""
+    """A recording's label and sound."""
 
-    content: int  # index into ``CONTENT_CLASSES``
+    label: str
     log_mel: Float32  # (frames, mels), not normalized, at least one window long
 
 
@@ -40,7 +38,7 @@ def read_recordings(
 ) -> list[Recording]:
     """Read the recordings of a split.
 
-    Raises UsageError for a split without items, an item without sound, or one of an unknown class.
+    Raises UsageError for a split without items, and for an item without sound or label.
     """
     chosen = [item for item in read_manifest(manifest, media_root) if item.split == split]
     if not chosen:
@@ -49,12 +47,9 @@ def read_recordings(
 
 
 def _recording(item: Item, media_root: Path, front_end: FrontEnd) -> Recording:
-    name = item.answer or (item.options or ("",))[item.answer_index or 0]
-    if name not in CONTENT_CLASSES:
-        raise UsageError(
-            f"item {item.id!r} names {name!r}, for which there is no procedural art; "
-            f"known: {', '.join(CONTENT_CLASSES)}"
-        )
+    label = item.label or item.answer or (item.options or ("",))[item.answer_index or 0]
+    if not label:
+        raise UsageError(f"item {item.id!r} has no label; align.recordings needs items that say what sounds")
     samples = load_clip(item, media_root).samples
     if samples is None:
         raise UsageError(f"item {item.id!r} has no sound; align.recordings needs items with sound")
@@ -63,7 +58,7 @@ def _recording(item: Item, media_root: Path, front_end: FrontEnd) -> Recording:
     if missing > 0:
         silence = np.full((missing, mel.shape[1]), front_end.log_mel.silence, np.float32)
         mel = np.concatenate([mel, silence])
-    return Recording(CONTENT_CLASSES.index(name), mel)
+    return Recording(label, mel)
 
 
 def strong_augmentation(

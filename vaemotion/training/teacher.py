@@ -1,192 +1,269 @@
 """The answers of the frozen base to visual tokens: the only teacher of stage 1.
 
-In: windows with their visual tokens. Out: `DistillationSample`s (questions with the teacher's own answers)
-and `TeacherTargets` (content and affect of every window), computed once and kept beside the run under a
-hash of the settings that they depend on.
+In: blocks of encoded windows. Out: `Lessons`: questions with the teacher's own answers, in its own words,
+and what it thinks of each window. They are kept in a file for each block, which several processes write
+together, under a hash of the settings that they depend on. The filters are applied when they are read.
+
+Three kinds of answers teach nothing, and are left out and counted: *incoherent* ones (from the fewest and
+from the most frames the teacher says different things), *empty* ones (it answers as it does without a
+picture), and too many repeats of one answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from rich.progress import track
-from safetensors.torch import load_file
+import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor
 
 from vaemotion.contract import prompts
-from vaemotion.contract.files import write_whole
-from vaemotion.data.art.art import CONTENT_CLASSES
-from vaemotion.data.instructions import choose_question
-from vaemotion.evaluation.metrics import jensen_shannon
+from vaemotion.contract.errors import UserError
+from vaemotion.contract.prompts import folded
+from vaemotion.data.clips.source import ClipStream
+from vaemotion.data.question_bank import QuestionBank
 from vaemotion.model.checkpoint import write_tensors
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
-from vaemotion.training.config import AlignStage, TrainingConfig
-from vaemotion.training.loop import seeded
-from vaemotion.training.windows_cache import WindowCache
+from vaemotion.training.config import AlignStage
+from vaemotion.training.encoded import (
+    Block,
+    EncodedWindows,
+    WindowStore,
+    encoded_blocks,
+    encoded_stream,
+    own_share,
+)
+from vaemotion.training.loop import process_state, seeded
 
-# Content *and* affect, because content alone unlearns the audible part of the affect. Only questions whose
-# answer is audible are distilled: the audio pathway cannot learn the others.
-QUESTION_SHARES = {
-    prompts.CONTENT: 0.3,
-    prompts.AROUSAL: 0.22,
-    prompts.VALENCE: 0.25,
-    prompts.CAPTION: 0.13,
-    prompts.EMOTION: 0.1,
-    prompts.PALETTE: 0.0,
-}
-AUDIBLE_SHARES = {question: share for question, share in QUESTION_SHARES.items() if question.audible}
-QUESTIONS_PER_WORK = 3
+QUESTIONS_PER_CLIP = 3
 SAMPLING_TEMPERATURE = 0.7
+ANSWER_TOKENS = 48
+# A bound on repeats is meaningless for a handful of answers.
+FEWEST_FOR_REPEATS = 20
 _CHUNK = 64  # windows in one batch
+_MOST_LOGITS = 1 << 24  # of answers that are compared at once
+
+Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class DistillationSample:
-    """One answer of the teacher."""
+class Lessons:
+    """All answers that teach, m of them, about n windows."""
 
-    window: int  # index into the cache
-    frame_count: int  # newest frames of the window that the teacher was given
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class TeacherTargets:
-    """Content and affect of each window by the teacher, and where it agrees with itself."""
-
-    content: Tensor  # (n,) int64, class index of its answer, -1 where that is no class
-    # (n,) bool, True where its answers from the fewest and from the most frames begin alike (see
-    # ``AlignStage.incoherent_bits``)
-    coherent: Tensor
+    window: Int32  # (m,) number of the window
+    frame_count: Int32  # (m,) newest frames of the window that the teacher was given
+    question: Int32  # (m,) index into the bank's audible questions
+    answer: Int32  # (m,) index into ``answers``
+    answers: tuple[str, ...]  # distinct
+    name: Int32  # (n,) index into ``answers``: the answer to the bank's content question, from all frames
+    hidden: Tensor  # (n, D) float16, the teacher's last state before that answer
     affect: Tensor  # (n, 2) mean level of valence and arousal by their probability, in [-1, 1]
+    incoherent: int  # windows
+    empty: int  # answers
+    repeated: int  # answers
 
-    @property
-    def filter_rate(self) -> float:
-        """Share of the windows without samples, because the teacher contradicts itself about them."""
-        return 1 - self.coherent.float().mean().item()
+    def __len__(self) -> int:
+        return len(self.window)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures for the log and the lineage."""
+        windows = max(1, len(self.name))
+        return {
+            "clips": len(self.name),
+            "clips_filtered_as_incoherent": round(self.incoherent / windows, 4),
+            "answers_filtered_as_empty": self.empty,
+            "answers_filtered_as_repeats": self.repeated,
+            "lessons": len(self),
+            "distinct_answers": len(np.unique(self.answer)),
+        }
 
 
-def visual_tokens(cache: WindowCache, windows: Sequence[int], frame_count: int) -> Tensor:
-    """Return the tokens of the newest frames of each window, (B, frame_count · T, D) float32."""
-    newest = cache.visual[list(windows), -frame_count:]  # (B, frame_count, T, D)
-    return newest.flatten(1, 2).float()
+class LessonStore:
+    """Where the lessons of a window store lie."""
+
+    def __init__(
+        self,
+        windows: WindowStore,
+        bank: QuestionBank,
+        stage: AlignStage,
+        data_seed: int,
+        folder: Path,
+        template: Any,
+    ) -> None:
+        self.windows, self.bank, self.stage, self.data_seed = windows, bank, stage, data_seed
+        settings = {
+            "windows": windows.digest,
+            "bank": bank.sha256,
+            "seed": data_seed,
+            "frame_counts": list(stage.frame_counts),
+            "sampled_share": stage.sampled_share,
+            "sampling_temperature": SAMPLING_TEMPERATURE,
+            "questions_per_clip": QUESTIONS_PER_CLIP,
+            "answer_tokens": ANSWER_TOKENS,
+            "prompt": asdict(template),
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = folder / f"lessons-{digest}"
+
+    def file(self, number: int) -> Path:
+        """Return the file of a block."""
+        return self.folder / f"block-{number:06d}.safetensors"
 
 
-def distillation_samples(
-    model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig, base_hash: str, folder: Path
-) -> list[DistillationSample]:
-    """Read or generate the teacher's answers, a part of them greedy and the others sampled.
+def teach(model: VAEmotionLLM, store: LessonStore, workers: int) -> tuple[EncodedWindows, Lessons]:
+    """Encode and ask about the blocks that are missing, this process's share, and read all of them.
 
-    They are kept in ``folder`` as JSON lines behind a line with their settings.
+    Raises UserError when the teacher gives no answer that teaches.
     """
-    stage = config.align
-    settings = {
-        "base": base_hash,
-        "seed": config.data_seed,
-        "works": stage.works,
-        "frame_counts": list(stage.frame_counts),
-        "sampled_share": stage.sampled_share,
-        "sampling_temperature": SAMPLING_TEMPERATURE,
-        "questions_per_work": QUESTIONS_PER_WORK,
-        "questions": {question.text: share for question, share in AUDIBLE_SHARES.items()},
-        "prompt": asdict(model.template),
+    processes = process_state()
+    source = store.windows.windows.source
+    if isinstance(source, ClipStream):
+        if processes.is_main_process:
+            for block in encoded_stream(model, store.windows, "teacher"):
+                if not store.file(block.number).exists():
+                    _ask_about(model, block, store)
+    else:
+        mine = [
+            number
+            for number in own_share(store.windows.numbers())
+            if not (store.file(number).exists() and store.windows.file(number).exists())
+        ]
+        for block in encoded_blocks(model, store.windows, mine, workers, "teacher"):
+            _ask_about(model, block, store)
+    processes.wait_for_everyone()
+    windows = EncodedWindows(store.windows)
+    lessons = _read(store, windows)
+    if not len(lessons):
+        raise UserError(
+            f"the teacher teaches nothing about {len(windows)} clips: {lessons.incoherent} were incoherent, "
+            f"{lessons.empty} answers empty, {lessons.repeated} repeats; check the base, or move the bounds "
+            f"align.incoherent_bits, align.empty_bits and align.repeat_share"
+        )
+    return windows, lessons
+
+
+def _ask_about(model: VAEmotionLLM, block: Block, store: LessonStore) -> None:
+    """Ask the teacher about the windows of a block, and write its lessons whole."""
+    stage, bank = store.stage, store.bank
+    views: list[tuple[Tensor, Tensor, Tensor]] = []  # each (B,), (B, D), (B, 2)
+    names: list[str] = []
+    for start in range(0, len(block.items), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(block.items)))
+        view, said = _views(model, block, chunk, bank.content.text, stage)
+        views.append(view)
+        names += said
+    asked = _ask(model, block, store)
+    incoherent_bits, hidden, affect = (
+        (torch.cat(each) for each in zip(*views, strict=True))
+        if views
+        else (torch.zeros(0), torch.zeros(0, model.width), torch.zeros(0, 2))
+    )
+    rows = np.array([row[:3] for row in asked], np.int32).reshape(-1, 3)
+    tensors = {
+        "incoherent_bits": incoherent_bits,
+        "hidden": hidden.half(),
+        "affect": affect,
+        "asked": torch.from_numpy(rows),  # (m, 3) row of the window, frames, question
+        "empty_bits": torch.tensor([row[4] for row in asked], dtype=torch.float32),
     }
-    file = folder / f"lessons-{_digest(settings)}.jsonl"
-    if file.exists():
-        return [DistillationSample(**json.loads(line)) for line in file.read_text().splitlines()[1:]]
-    samples = _generate_samples(model, cache, config)
-    rows = [{"settings": settings}, *map(vars, samples)]
-    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return samples
+    header = {"answers": [row[3] for row in asked], "names": names}
+    write_tensors(store.file(block.number), tensors, {"lessons": json.dumps(header)})
 
 
-def _generate_samples(
-    model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig
-) -> list[DistillationSample]:
-    windows_of: dict[tuple[int, str, bool], list[int]] = {}  # by frame count, question, sampled or greedy
-    for window, work in enumerate(cache.works):
-        rng = np.random.default_rng([config.data_seed, 4, work.seed])
-        for _ in range(QUESTIONS_PER_WORK):
-            count = int(rng.choice(np.array(config.align.frame_counts)))
-            question = choose_question(rng, AUDIBLE_SHARES).text
-            sampled = bool(rng.random() < config.align.sampled_share)
-            windows_of.setdefault((count, question, sampled), []).append(window)
-    samples: list[DistillationSample] = []
-    for (count, question, sampled), windows in track(sorted(windows_of.items()), "teacher's answers"):
-        for start in range(0, len(windows), _CHUNK):
-            chunk = windows[start : start + _CHUNK]
-            torch.manual_seed(int(seeded(config.data_seed, 5, chunk[0]).initial_seed()))
-            media = model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
-            temperature = SAMPLING_TEMPERATURE if sampled else 0.0
-            answers = model.generate(media, question, temperature=temperature)
-            samples += [
-                DistillationSample(window, count, question, answer)
-                for window, answer in zip(chunk, answers, strict=True)
-                if answer
-            ]
-    return samples
+def _views(
+    model: VAEmotionLLM, block: Block, chunk: Sequence[int], question: str, stage: AlignStage
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[str]]:
+    """Return bits between views (B,), last state (B, D) and affect (B, 2) of windows, and their names."""
+    few, many, newest = (
+        model.media_embeddings(block.tokens(chunk, count).to(model.device), None, len(chunk))
+        for count in (
+            min(stage.frame_counts),
+            max(stage.frame_counts),
+            model.config.front_end.windows.language_frames,
+        )
+    )  # (B, P, D) each
+    names = model.generate(many, question, max_tokens=ANSWER_TOKENS)
+    bits = answer_divergence(model, few, many, [question] * len(chunk), names)
+    scales = ((prompts.VALENCE, prompts.VALENCE_WORDS), (prompts.AROUSAL, prompts.AROUSAL_WORDS))
+    levels = [mean_level(model, newest, asked.text, words) for asked, words in scales]
+    return (bits, last_state(model, many, question).cpu(), torch.stack(levels, dim=1).cpu()), names
 
 
-def teacher_targets(
-    model: VAEmotionLLM, cache: WindowCache, config: TrainingConfig, base_hash: str, folder: Path
-) -> TeacherTargets:
-    """Read or compute the teacher's targets for every window; they are kept in ``folder``."""
-    settings = {
-        "base": base_hash,
-        "works": [work.seed for work in cache.works],
-        "frame_counts": list(config.align.frame_counts),
-        "incoherent_bits": config.align.incoherent_bits,
-        "prompt": asdict(model.template),
-    }
-    file = folder / f"views-{_digest(settings)}.safetensors"
-    if not file.exists():
-        write_tensors(file, _compute_targets(model, cache, config.align))
-    return TeacherTargets(**load_file(file))
-
-
-def _compute_targets(model: VAEmotionLLM, cache: WindowCache, stage: AlignStage) -> dict[str, Tensor]:
-    n = len(cache.works)
-    chunks = [list(range(start, min(start + _CHUNK, n))) for start in range(0, n, _CHUNK)]
-    language_frames = model.config.front_end.windows.language_frames
-    content: list[int] = []
-    coherent: list[Tensor] = []  # each (B,) bool
-    affect: list[Tensor] = []  # each (B, 2)
-    for chunk in track(chunks, "teacher's targets"):
-        few, many = (
-            model.media_embeddings(visual_tokens(cache, chunk, count), None, len(chunk))
-            for count in (min(stage.frame_counts), max(stage.frame_counts))
-        )  # (B, P, D) each
-        content += [_class_index(a) for a in model.generate(many, prompts.CONTENT.text, max_tokens=8)]
-        first_tokens = [
-            first_token_distribution(model, media, prompts.CONTENT.text).cpu().numpy()
-            for media in (few, many)
-        ]  # (B, vocab) each
-        divergence_bits = jensen_shannon(*first_tokens)  # (B,)
-        coherent.append(torch.from_numpy(divergence_bits <= stage.incoherent_bits))
-        media = model.media_embeddings(visual_tokens(cache, chunk, language_frames), None, len(chunk))
-        scales = ((prompts.VALENCE, prompts.VALENCE_WORDS), (prompts.AROUSAL, prompts.AROUSAL_WORDS))
-        levels = [mean_level(model, media, question.text, words) for question, words in scales]
-        affect.append(torch.stack(levels, dim=1))
-    return {"content": torch.tensor(content), "coherent": torch.cat(coherent), "affect": torch.cat(affect)}
+def _ask(model: VAEmotionLLM, block: Block, store: LessonStore) -> list[tuple[int, int, int, str, float]]:
+    """Return rows (window, frames, question, answer, bits): some answers greedy, the others sampled."""
+    questions = store.bank.audible
+    shares = np.array([question.share for question in questions])
+    groups: dict[tuple[int, int, bool], list[int]] = {}
+    for row, index in enumerate(block.indexes):
+        rng = np.random.default_rng([store.data_seed, 4, index])
+        for _ in range(QUESTIONS_PER_CLIP):
+            count = int(rng.choice(np.array(store.stage.frame_counts)))
+            question = int(rng.choice(len(questions), p=shares / shares.sum()))
+            sampled = bool(rng.random() < store.stage.sampled_share)
+            groups.setdefault((count, question, sampled), []).append(row)
+    asked: list[tuple[int, int, int, str, float]] = []
+    for number, ((count, question, sampled), rows) in enumerate(sorted(groups.items())):
+        text = questions[question].text
+        seed = seeded(store.data_seed, 5, block.number, number)
+        torch.manual_seed(int(seed.initial_seed()))
+        media = model.media_embeddings(block.tokens(rows, count).to(model.device), None, len(rows))
+        blind = model.media_embeddings(None, None, len(rows))
+        temperature = SAMPLING_TEMPERATURE if sampled else 0.0
+        answers = model.generate(media, text, max_tokens=ANSWER_TOKENS, temperature=temperature)
+        bits = answer_divergence(model, media, blind, [text] * len(rows), answers).tolist()
+        asked += [
+            (row, count, question, answer, bit)
+            for row, answer, bit in zip(rows, answers, bits, strict=True)
+            if answer
+        ]
+    return asked
 
 
 @torch.no_grad()
-def first_token_distribution(model: VAEmotionLLM, media: Tensor, question: str) -> Tensor:
-    """Compute the distribution of an answer's first token, (B, vocab). media: (B, P, D)."""
-    text = model.text_batch([question] * len(media), [""] * len(media))
-    logits = model.answer_logits(media, text).float()  # (B · answer tokens, vocab)
-    return logits.view(len(media), -1, model.vocabulary)[:, 0].softmax(-1)
+def answer_divergence(
+    model: VAEmotionLLM, media: Tensor, other: Tensor, questions: Sequence[str], answers: Sequence[str]
+) -> Tensor:
+    """Return how far two views part along an answer: the largest divergence at any of its tokens, (B,) bits.
+
+    Jensen-Shannon divergence of the next-token distributions from media (B, P, D) and from other media (B,
+    Q, D), at every token of the answer and at the stop token.
+    """
+    bits = torch.zeros(len(answers))
+    longest = max(len(model.option_ids(answer)) for answer in answers)
+    step = max(1, _MOST_LOGITS // (longest * model.vocabulary))  # rows at a time
+    for start in range(0, len(answers), step):
+        part = slice(start, start + step)
+        text = model.text_batch(questions[part], answers[part])
+        first, second = (
+            model.answer_logits(each[part], text).float().log_softmax(-1) for each in (media, other)
+        )  # (M, vocab) each
+        owner = text.answer.nonzero()[:, 0].cpu()  # (M,) row of each answer token
+        bits[part] = bits[part].scatter_reduce(0, owner, divergence_bits(first, second).cpu(), "amax")
+    return bits
 
 
-def _class_index(answer: str) -> int:
-    return CONTENT_CLASSES.index(answer) if answer in CONTENT_CLASSES else -1
+def divergence_bits(first: Tensor, second: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence of log-probabilities (M, vocab), (M,) bits in [0, 1]."""
+    middle = torch.logaddexp(first, second) - math.log(2)
+    sides = [F.kl_div(middle, side, reduction="none", log_target=True).sum(-1) for side in (first, second)]
+    return (sides[0] + sides[1]).clamp_min(0) / (2 * math.log(2))
+
+
+@torch.no_grad()
+def last_state(model: VAEmotionLLM, media: Tensor, question: str) -> Tensor:
+    """Return the state from which the first token of the answer is predicted, (B, D). media: (B, P, D)."""
+    ids = torch.tensor(model.question_ids(question), device=model.device)
+    inputs = torch.cat([media, model.embed(ids).expand(len(media), -1, -1)], dim=1)  # (B, P + L, D)
+    return model.base.model.text_model(inputs_embeds=inputs).last_hidden_state[:, -1]
 
 
 @torch.no_grad()
@@ -209,5 +286,72 @@ def level_from_scores(model: VAEmotionLLM, scores: Tensor, words: Sequence[str])
     return log_probabilities.softmax(1) @ middles.to(scores.device)
 
 
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+def _read(store: LessonStore, windows: EncodedWindows) -> Lessons:
+    """Read the lessons of all blocks, and leave out those that teach nothing."""
+    stage, begin = store.stage, 0
+    ids: dict[str, int] = {}
+    rows: list[Int32] = []  # each (m, 4): window, frames, question, answer
+    names: list[int] = []
+    hidden, affect = [torch.zeros(0, 0, dtype=torch.float16)], [torch.zeros(0, 2)]
+    incoherent = empty = 0
+    for number in store.windows.numbers():
+        with safe_open(store.file(number), framework="pt") as opened:
+            header = json.loads(opened.metadata()["lessons"])
+            asked, empty_bits = opened.get_tensor("asked").numpy(), opened.get_tensor("empty_bits").numpy()
+            bits = opened.get_tensor("incoherent_bits").numpy()
+            hidden.append(opened.get_tensor("hidden"))
+            affect.append(opened.get_tensor("affect"))
+        said = np.array([ids.setdefault(answer, len(ids)) for answer in header["answers"]], np.int32)
+        names += [ids.setdefault(answer, len(ids)) for answer in header["names"]]
+        is_coherent = bits <= stage.incoherent_bits  # (n of the block,)
+        tells = empty_bits > stage.empty_bits  # (m,)
+        in_coherent = is_coherent[asked[:, 0]]  # (m,)
+        incoherent += int((~is_coherent).sum())
+        empty += int((in_coherent & ~tells).sum())
+        table = np.column_stack([asked[:, 0] + begin, asked[:, 1], asked[:, 2], said])
+        rows.append(table[in_coherent & tells].astype(np.int32))
+        begin += len(bits)
+    assert begin == len(windows), "lessons and windows are of the same blocks"
+    table = np.concatenate(rows) if rows else np.zeros((0, 4), np.int32)
+    kept = kept_repeats(table[:, 2], table[:, 3], stage.repeat_share, store.data_seed)
+    window, frame_count, question, answer = (np.ascontiguousarray(column) for column in table[kept].T)
+    return Lessons(
+        window,
+        frame_count,
+        question,
+        answer,
+        tuple(ids),
+        np.array(names, np.int32),
+        torch.cat([part for part in hidden if part.shape[1]]) if begin else hidden[0],
+        torch.cat(affect),
+        incoherent,
+        empty,
+        int((~kept).sum()),
+    )
+
+
+def kept_repeats(question: Int32, answer: Int32, most: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose lessons so that no answer is more than the share ``most`` of its question's answers, (m,) bool.
+
+    question: (m,), answer: (m,). Which repeats stay is drawn by the seed. Questions with few answers are left
+    as they are.
+    """
+    kept = np.ones(len(question), bool)
+    for asked in np.unique(question):
+        mine = np.flatnonzero(question == asked)
+        if len(mine) < FEWEST_FOR_REPEATS:
+            continue
+        values, counts = np.unique(answer[mine], return_counts=True)
+        top = int(counts.argmax())
+        allowed = math.floor(most / max(1e-9, 1 - most) * (len(mine) - counts[top]))
+        if counts[top] > allowed:
+            same = mine[answer[mine] == values[top]]
+            rng = np.random.default_rng([seed, 17, int(asked)])
+            kept[rng.permutation(same)[allowed:]] = False
+    return kept
+
+
+def is_named(label: str, answer: str) -> bool:
+    """Return True where an answer names a label: its words stand in the answer, together and in order."""
+    wanted, said = folded(label).split(), folded(answer).replace(",", " ").replace(".", " ").split()
+    return any(said[k : k + len(wanted)] == wanted for k in range(len(said) - len(wanted) + 1))

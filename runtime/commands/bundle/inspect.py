@@ -61,6 +61,7 @@ def _origin_lines(manifest: Manifest) -> list[str]:
     return [
         f"made with: {', '.join(tools) or 'unknown tools'}",
         f"made from: a checkpoint with config sha256 {config_sha256[:12]}",
+        f"emotions: {', '.join(manifest.emotions)}",
     ]
 
 
@@ -81,12 +82,19 @@ def _confidence_lines(manifest: Manifest) -> list[str]:
             held = f", from {stage.from_s:.2f} s of sound" if reads_sound(path) else ""
             line = (
                 f"confidence, {path}{held} (before → after calibration): "
-                f"ECE {before.ece:.3f} → {after.ece:.3f}; "
+                f"{_error(before, after)}"
                 f"90 % intervals cover valence {before.valence_coverage:.2f} → {after.valence_coverage:.2f}, "
                 f"arousal {before.arousal_coverage:.2f} → {after.arousal_coverage:.2f}"
             )
             lines.append(line + _likelihoods(before, after))
     return lines
+
+
+def _error(before: Quality, after: Quality) -> str:
+    """Return the calibration error of the emotions, "" where no emotions were labeled."""
+    if before.ece is None or after.ece is None:
+        return ""
+    return f"ECE {before.ece:.3f} → {after.ece:.3f}; "
 
 
 def _likelihoods(before: Quality, after: Quality) -> str:

@@ -7,14 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.int8.judge import Budget, Loss, _losses, _Outputs, judge
+from export.int8.judge import Budget, Loss, _Known, _losses, _Outputs, judge
+from export.int8.material import ArtMaterial
 from runtime.perception.predictor import Predictor, Tokens, open_predictor
 from vaemotion.contract.front_end import PATHS
+from vaemotion.data.manifest.item import CONSTRUCTS
 from vaemotion.evaluation.metrics import ccc
 
 
+def expressed(values: np.ndarray) -> dict[tuple[str, str], list[np.ndarray]]:
+    """Give all paths the same values (n, 2) of the expressed emotion, and none of the induced one."""
+    nothing = list(np.full(values.shape, np.nan))
+    return {(c, path): list(values) if c == "expressed" else nothing for c in CONSTRUCTS for path in PATHS}
+
+
 def outputs(affect: np.ndarray, right: np.ndarray, kl_nats: float) -> _Outputs:
-    return _Outputs({path: list(affect) for path in PATHS}, list(right), [kl_nats] * len(affect))
+    return _Outputs(expressed(affect), [float(each) for each in right], [kl_nats] * len(affect))
+
+
+def known(labels: np.ndarray) -> _Known:
+    return _Known([f"work {k}" for k in range(len(labels))], expressed(labels))
 
 
 def test_losses_and_their_bounds_follow_what_was_taken_away() -> None:
@@ -23,11 +35,13 @@ def test_losses_and_their_bounds_follow_what_was_taken_away() -> None:
     good = labels + rng.normal(0, 0.2, labels.shape)
     right = rng.random(2000) < 0.95
     reference = outputs(good, right, 0.0)
-    same = _losses(reference, outputs(good, right, 0.0), labels, Budget())
+    same = _losses(reference, outputs(good, right, 0.0), known(labels), Budget())
     assert {loss.delta for loss in same.values()} == {0.0}
     assert all(loss.holds for loss in same.values())
     noisy = good + rng.normal(0, 0.2, labels.shape)
-    worse = _losses(reference, outputs(noisy, right & (rng.random(2000) < 0.98), 0.03), labels, Budget())
+    fewer = right & (rng.random(2000) < 0.98)
+    worse = _losses(reference, outputs(noisy, fewer, 0.03), known(labels), Budget())
+    assert set(worse) == set(same)
     for metric, loss in worse.items():
         assert loss.bound + 1e-9 >= loss.delta > 0, metric
         assert not loss.holds, metric
@@ -44,7 +58,7 @@ def test_the_bound_tightens_with_more_windows() -> None:
         _losses(
             outputs(good[:n], np.ones(n, bool), 0),
             outputs(noisy[:n], np.ones(n, bool), 0),
-            labels[:n],
+            known(labels[:n]),
             Budget(),
         )["ccc_valence/visual"]
         for n in (2000, 50)
@@ -80,15 +94,20 @@ class Trembling:
         return {**out, "valence_arousal": out["valence_arousal"] + noise.astype(np.float32)}
 
 
-def test_the_judge_passes_a_chain_against_itself_and_sees_one_that_trembles(small_bundle: Path) -> None:
+def test_the_judge_passes_a_chain_against_itself_and_sees_one_that_trembles(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.int8.judge.JITTER_CLIPS", 4)
     with open_predictor(small_bundle) as reference:
         engines = {**reference.engines, "emo_adapter": Trembling(reference.engines["emo_adapter"])}
         trembling = Predictor(
             reference.constants, engines, reference.language_model, reference.tokenizer, reference.delimiters
         )
-        losses, hashes = judge(reference, {"same": reference, "trembling": trembling}, 16, Budget())
-    assert len(set(hashes)) == 16
-    same, shaken = losses["same"], losses["trembling"]
+        material = ArtMaterial(reference.constants.front_end, 16)
+        found = judge(reference, {"same": reference, "trembling": trembling}, material, Budget())
+    assert len(set(found.sha256)) == 16
+    assert found.not_judged == []
+    same, shaken = found.losses["same"], found.losses["trembling"]
     assert {loss.delta for metric, loss in same.items() if not metric.startswith("jitter")} == {0.0}
     assert {loss.delta for metric, loss in same.items() if metric.startswith("jitter")} == {1.0}
     assert all(loss.holds for loss in same.values())

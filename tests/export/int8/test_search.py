@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from calibration.qdq import SCHEMES, weight_products
 from calibration.samples import procedural_samples
 from export.half_weights import load_fp32_graph
 from export.int8.judge import Budget
+from export.int8.material import ArtMaterial
 from export.int8.plan import Int8Inputs, Judging, judge_int8, plan_scheme, read_histograms, write_histograms
 from export.int8.search import (
     BudgetError,
@@ -30,6 +32,7 @@ from export.int8.search import (
 )
 from export.step_store import MadeFile
 from export.workshop import ExportFolder, Made, Step
+from runtime.engines.io import Arrays
 from runtime.perception.predictor import Predictor, open_predictor
 from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
 
@@ -146,13 +149,18 @@ def test_too_little_int8_is_refused_with_the_worst_block(plans: dict[str, Int8Pl
 
 
 def test_where_int8_loses_fp16_is_judged_before_it_is_recommended(
-    plans: dict[str, Int8Plan], inputs: Int8Inputs, reference: Predictor[Any]
+    plans: dict[str, Int8Plan],
+    inputs: Int8Inputs,
+    reference: Predictor[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("export.int8.judge.JITTER_CLIPS", 4)
     while revert_worst(plans, "accuracy") is not None:
         pass
-    judging = Judging(16, Budget(), {"F16": lambda: reference.language_model})
+    material = ArtMaterial(reference.constants.front_end, 16)
+    judging = Judging(material, Budget(), {"F16": lambda: reference.language_model})
     with pytest.raises(BudgetError, match=r"only 0% .*FP16 wins on this model, it holds .*--precision fp16"):
-        judge_int8(inputs, {"int8": plans}, judging)
+        judge_int8(inputs, {"int8": plans}, judging, material)
 
 
 def test_the_other_scheme_takes_over_the_ranking_and_finds_its_own_ranges(
@@ -179,19 +187,27 @@ def test_histograms_come_back_from_their_file(plans: dict[str, Int8Plan], tmp_pa
             assert getattr(restored[name], field) == getattr(histogram, field)
 
 
-def test_a_slower_graph_is_seen_to_be_slower() -> None:
+def test_a_slower_graph_is_seen_to_be_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     def chain(length: int) -> onnx.ModelProto:
-        weight = numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")
         names = [f"t{k}" for k in range(length + 1)]
-        nodes = [onnx.helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
+        nodes = [onnx.helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)]
         specs = [
-            onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 256])
+            onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 4])
             for n in (names[0], names[-1])
         ]
-        graph = onnx.helper.make_graph(nodes, "g", specs[:1], specs[1:], [weight])
+        graph = onnx.helper.make_graph(nodes, "g", specs[:1], specs[1:])
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
 
-    arrays = {"t0": np.ones((256, 256), np.float32)}
-    long = chain(200)  # so much longer that what interrupts the short one does not turn a pair round
-    assert slower_share(long, chain(1), arrays) == 1.0
-    assert slower_share(chain(1), long, arrays) == 0.0
+    now_s = 0.0
+    run = SessionEngine.run
+
+    def timed(engine: SessionEngine, arrays: Arrays) -> dict[str, np.ndarray]:
+        nonlocal now_s
+        now_s += len(engine.model.graph.node)  # a second for each node, however busy the machine is
+        return run(engine, arrays)
+
+    monkeypatch.setattr(SessionEngine, "run", timed)
+    monkeypatch.setattr("export.int8.search.time", SimpleNamespace(perf_counter=lambda: now_s))
+    arrays = {"t0": np.ones((2, 4), np.float32)}
+    assert slower_share(chain(3), chain(1), arrays) == 1.0
+    assert slower_share(chain(1), chain(3), arrays) == slower_share(chain(2), chain(2), arrays) == 0.0

@@ -17,10 +17,10 @@ from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS, Clip, window_at, window_ends_s
 from vaemotion.contract.prediction import Question, rotated_options
 from vaemotion.contract.prompts import listed_question
-from vaemotion.data.art.art import CONTENT_CLASSES
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.model.emo_adapter import CONSTRUCTS, AdapterOutput
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
-from vaemotion.training.emotion import audio_token_ages_s
+from vaemotion.training.rows import audio_token_ages_s
 
 CONTENT = Question("What is this?", ("rooster", "sea waves", "bell"), "content")
 EMOTION = Question("Which emotion does it express?", ("awe", "fear"), "emotion")

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,18 @@ def documented() -> dict[str, tuple[str, float, float]]:
         table[address] = (kind, float(low.strip() or "-inf"), float(high.strip() or "inf"))
     assert len(table) == len(rows)
     return table
+
+
+def test_any_name_of_an_emotion_is_one_part_of_an_address(peer: Peer) -> None:
+    names = {"joy / happiness": 0.5, "#1?": 0.25, "Ärger": 0.25}
+    with contextlib.closing(OscSink(LOOPBACK, peer.port)) as sink:
+        sink.publish(replace(reading(2.5), emotions=names))
+    got = {address: value for address, value in peer.bundle().items() if "/emotion/" in address}
+    assert got == {
+        f"{PREFIX}/emotion/joy___happiness": 0.5,
+        f"{PREFIX}/emotion/_1_": 0.25,
+        f"{PREFIX}/emotion/_rger": 0.25,
+    }
 
 
 def test_a_reading_is_one_bundle_with_every_value_and_its_type(peer: Peer) -> None:

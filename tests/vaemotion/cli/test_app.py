@@ -22,7 +22,7 @@ from vaemotion.cli.app import (
     Task,
 )
 from vaemotion.contract.front_end import PATHS
-from vaemotion.data.manifest.item import SPLITS, TASKS
+from vaemotion.data.manifest.item import QUESTION_TASKS, SPLITS
 from vaemotion.evaluation.hearing.run import HELD_OUT_SPLITS
 
 ACCEPTED = [
@@ -33,7 +33,7 @@ ACCEPTED = [
     (LanguageModelType, FLOAT_TYPES),
     (PathName, PATHS),
     (Task, ASK_TASKS),
-    (Task, TASKS),
+    (Task, QUESTION_TASKS),
     (Split, SPLITS),
     (HeldOutSplit, HELD_OUT_SPLITS),
 ]

@@ -71,7 +71,9 @@ OF_OTHER_PROGRAMS = {
     "--namespace",
     "--now",
     "--system",
-}  # pip, journalctl, systemctl, useradd
+    "--use_fsdp",
+    "--fsdp_version",
+}  # pip, journalctl, systemctl, useradd, accelerate
 
 
 def test_every_option_that_the_code_names_exists() -> None:
@@ -80,5 +82,5 @@ def test_every_option_that_the_code_names_exists() -> None:
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 text = node.value if isinstance(node, ast.Constant) else None
-                for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text if isinstance(text, str) else ""):
+                for option in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text if isinstance(text, str) else ""):
                     assert option in known, f"{file}:{node.lineno} names {option}"

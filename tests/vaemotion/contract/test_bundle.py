@@ -31,6 +31,7 @@ from vaemotion.contract.bundle import (
     verify_files,
     write_manifest,
 )
+from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prompts import PromptTemplate
@@ -112,6 +113,32 @@ def test_what_is_written_is_read_back(bundle: Path) -> None:
     assert (bundle / MANIFEST_FILE).read_bytes() == first
     assert sorted(p.name for p in bundle.iterdir()) == ["components", MANIFEST_FILE]
     verify_files(bundle, manifest)
+
+
+def test_a_manifest_without_names_of_emotions_has_the_nine(bundle: Path) -> None:
+    edit(bundle, lambda m: m.pop("emotions"))
+    assert read_manifest(bundle).emotions == EMOTIONS
+    edit(bundle, lambda m: m.update(emotions=["awe", "saudade"]))
+    assert read_manifest(bundle).emotions == ("awe", "saudade")
+
+
+@pytest.mark.parametrize("names", ["awe", ["awe"], ["awe", "Awe"], ["awe", ""], ["awe", 3], {"awe": 1}])
+def test_names_of_emotions_that_cannot_be_told_apart_are_refused(bundle: Path, names: object) -> None:
+    edit(bundle, lambda m: m.update(emotions=names))
+    with pytest.raises(BundleError, match="emotions must be"):
+        read_manifest(bundle)
+
+
+def test_as_many_emotions_are_named_as_the_adapter_gives(bundle: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        [adapter] = [c for c in manifest["components"] if c["role"] == "emo_adapter"]
+        adapter["outputs"] = [{"name": "emotions", "shape": ["batch", 9], "dtype": "float32"}]
+
+    edit(bundle, change)
+    assert len(read_manifest(bundle).emotions) == 9
+    edit(bundle, lambda m: m.update(emotions=["awe", "saudade"]))
+    with pytest.raises(BundleError, match=r"emo_adapter \(fp32\) gives 9 emotions, but 2 are named"):
+        read_manifest(bundle)
 
 
 def test_a_component_is_found_by_role_and_precision(bundle: Path) -> None:

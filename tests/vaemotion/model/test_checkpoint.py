@@ -7,6 +7,7 @@ import resource
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_model
 from vaemotion.contract.bundle import sha256_of
+from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.files import WriteError
 from vaemotion.model.checkpoint import (
     COMPONENT_DTYPE,
@@ -27,6 +29,7 @@ from vaemotion.model.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
+from vaemotion.model.emo_adapter import EmoAdapter, EmoAdapterConfig
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 FILES = ["base.safetensors", "audio.safetensors", "adapter.safetensors", "tokenizer.json"]
@@ -119,6 +122,34 @@ def test_the_tied_lm_head_is_stored_once_and_tied_again(checkpoint: Path) -> Non
     assert sum(tensor.shape == (384, 64) for tensor in stored.values()) == 1
     loaded = load_checkpoint(checkpoint).base
     assert loaded.lm_head.weight.data_ptr() == loaded.model.get_input_embeddings().weight.data_ptr()
+
+
+def test_a_checkpoint_that_is_older_than_the_names_of_emotions_has_the_nine(checkpoint: Path) -> None:
+    def as_before(config: dict[str, Any]) -> None:
+        adapter = config["model"]["adapter"]
+        assert adapter.pop("emotions") == list(EMOTIONS)
+        del adapter["shared_enhancer"]
+        adapter["n_emotions"] = 9
+
+    edit(checkpoint, as_before)
+    assert load_checkpoint(checkpoint).emo_adapter.config == EmoAdapterConfig()
+    edit(checkpoint, lambda config: config["model"]["adapter"].update(n_emotions=8))
+    with pytest.raises(CheckpointError, match=r"adapter\.n_emotions must be 9, got 8"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_shared_enhancer_is_stored_once_and_shared_again(tmp_path: Path) -> None:
+    model = tiny_model(adapter=False)
+    config = EmoAdapterConfig(emotions=("awe", "saudade"), shared_enhancer=True)
+    model.config = replace(model.config, adapter=config)
+    model.adapter = EmoAdapter(config, model.width)
+    save_checkpoint(rounded(model), tmp_path / "c", {}, "MIT")
+    names = load_file(tmp_path / "c" / "adapter.safetensors")
+    assert not [name for name in names if name.startswith("visual_enhancer")]
+    loaded = load_checkpoint(tmp_path / "c").emo_adapter
+    assert loaded.visual_enhancer is loaded.audio_enhancer
+    assert torch.equal(loaded.audio_enhancer.down.weight, model.adapter.audio_enhancer.down.weight)
+    assert loaded.heads[-1].out_features == 2 * (4 + 2)
 
 
 def test_saving_twice_replaces_the_first_and_keeps_the_model_card(checkpoint: Path) -> None:

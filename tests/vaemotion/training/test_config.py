@@ -99,9 +99,9 @@ def test_an_unknown_key_in_the_file_is_refused_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("align.works=many", "align.works must be a whole number, got 'many'"),
-        ("align.works=2.5", "align.works must be a whole number, got 2.5"),
-        ("align.works=true", "align.works must be a whole number, got true"),
+        ("emotion.works=many", "emotion.works must be a whole number, got 'many'"),
+        ("emotion.works=2.5", "emotion.works must be a whole number, got 2.5"),
+        ("emotion.works=true", "emotion.works must be a whole number, got true"),
         ("name=3", "name must be a text in quotes, got 3"),
         ("align.temperature=hot", "align.temperature must be a number, got 'hot'"),
         ("align=3", "align is a section, got 3"),
@@ -132,9 +132,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_the_record_of_a_run_keeps_the_values_of_its_configuration(tmp_path: Path) -> None:
     import json
 
-    config = read_training_config(CONFIG_FILE, ["align.works=12"])
+    config = read_training_config(CONFIG_FILE, ["emotion.works=12"])
     recorded = json.loads(json.dumps(config.to_dict()))
-    assert recorded["align"]["works"] == 12
+    assert recorded["emotion"]["works"] == 12
     assert recorded["windows"]["frames"] == config.windows.frames
     assert recorded["audio_encoder"] == config.audio_encoder
 

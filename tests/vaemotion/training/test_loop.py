@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -19,6 +20,7 @@ from vaemotion.contract.errors import UserError
 from vaemotion.training.config import Optimisation
 from vaemotion.training.loop import STATE_FILE, Objective, TrainingRun, fit, learning_rate_factor, seeded
 
+PACE = ("steps_per_s", "clips_per_s", "data_wait")  # differ from run to run
 SIX_STEPS = Optimisation(
     steps=6,
     batch=4,
@@ -104,7 +106,7 @@ def test_workers_start_where_opencv_has_threads_already(tmp_path: Path) -> None:
 
 def log_of(out: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "steps_per_s"} for record in records]
+    return [{k: v for k, v in record.items() if k not in PACE} for record in records]
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -177,6 +179,41 @@ def test_the_log_has_every_step_once_after_a_crash_between_two_saves(tmp_path: P
     assert train(tmp_path / "crashed", resumed, config, resume=True)
     assert log_of(tmp_path / "crashed") == log_of(tmp_path / "whole")
     assert equal(resumed, whole)
+
+
+def test_the_log_tells_the_clips_a_second_and_the_share_of_time_spent_waiting_for_data(
+    tmp_path: Path,
+) -> None:
+    def slow(numbers: Sequence[int]) -> Tensor:
+        time.sleep(0.05)
+        return samples(numbers)
+
+    shares = []
+    for name, collate in (("slow", slow), ("quick", samples)):
+        module = network()
+
+        def loss(batch: Tensor, module: nn.Module = module) -> tuple[Tensor, dict[str, Tensor]]:
+            return module(batch).square().mean(), {}
+
+        config = replace(SIX_STEPS, log_every=3)
+        fit("test", Given(module, loss), collate, config, TrainingRun(tmp_path / name, seed=3, resume=False))
+        records = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [record["step"] for record in records] == [3, 6]
+        for record in records:
+            assert record["clips_per_s"] == pytest.approx(SIX_STEPS.batch * record["steps_per_s"], rel=0.01)
+            assert 0 <= record["data_wait"] <= 1
+        shares.append(records[1]["data_wait"])
+    assert shares[0] > shares[1]
+
+
+def test_a_run_that_asks_for_fsdp_and_would_not_get_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=r"test: FSDP was asked for .* leave FSDP out") as stopped:
+        train(tmp_path, network())
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_a_run_from_the_start_begins_a_new_log(tmp_path: Path) -> None:

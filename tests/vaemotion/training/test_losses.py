@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.lessons import align_data, lessons, small_windows
 from tests.tiny import tiny_config, tiny_model
 from vaemotion.contract.emotions import EMOTIONS
-from vaemotion.data.art.art import sample_work, work_seed
 from vaemotion.training.losses import (
     MIN_CCC_LABELS,
     ccc,
@@ -20,16 +21,11 @@ from vaemotion.training.losses import (
     distillation_loss,
     gaussian_nll,
     rater_divergence,
+    token_discrepancy,
 )
-from vaemotion.training.teacher import DistillationSample, TeacherTargets
 from vaemotion.training.vg_align import AlignData, Alignment
-from vaemotion.training.windows_cache import WindowCache
 
 RNG = np.random.default_rng(0)
-# Targets with which the auxiliary head's loss is 0.
-NO_TARGETS = TeacherTargets(
-    torch.full((8,), -1), torch.zeros(8, dtype=torch.bool), torch.full((8, 2), torch.nan)
-)
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -83,7 +79,7 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
     )
 
 
-def alignment(*, both: bool = False) -> tuple[float, float]:
+def alignment(tmp_path: Path, *, both: bool) -> tuple[float, float]:
     """Compute the loss of stage 1 by the project and by hand.
 
     By hand, each whole sequence goes through HF's own model, and the positions are picked one by one.
@@ -91,38 +87,33 @@ def alignment(*, both: bool = False) -> tuple[float, float]:
     model, config = tiny_model(adapter=False), tiny_config()
     pathway = model.audio_pathway
     generator = torch.Generator().manual_seed(2)
-    works = tuple(sample_work(work_seed("train", i)) for i in range(3))
-    cache = WindowCache(
-        works,
-        torch.randn(3, 4, 4, 64, generator=generator).half(),
-        torch.randn(3, 50, 32, generator=generator).half(),
-    )
-    samples = [
-        DistillationSample(0, 2, "What is this?", "bell"),
-        DistillationSample(2, 2, "Describe it.", "a rooster, calm and neutral"),
-    ]
-    mel = cache.log_mel[[0, 2]].float()
-    config = replace(config, align=replace(config.align, temperature=1.7))
+    visual = torch.randn(2, 2, 4, 64, generator=generator).half()  # two samples of two frames
+    mel = torch.randn(2, 50, 32, generator=generator)
+    questions, answers = ["What is this?", "Describe it."], ["bell", "a rooster, calm and neutral"]
+    stage = replace(config.align, temperature=1.7, auxiliary_weight=0.0)
     batch = {
-        "samples": samples,
+        "windows": [0, 2],
+        "pictures": visual,
+        "questions": questions,
+        "answers": answers,
         "log_mel": mel,
         "both": both,
         "synchronized": torch.ones(2, dtype=torch.bool),
     }
-    total, _ = Alignment(model, AlignData(cache, samples, NO_TARGETS, []), config)(batch)
+    total, _ = Alignment(model, any_lessons(tmp_path), replace(config, align=stage))(batch)
 
     teacher_rows: list[Tensor] = []
     student_rows: list[Tensor] = []
     targets: list[int] = []
     with torch.no_grad():
-        for row, sample in enumerate(samples):
-            question = model.token_ids(f" {sample.question}<end_of_utterance>\nAssistant:")
-            answer = [*model.token_ids(f" {sample.answer}"), model.token_ids("<end_of_utterance>")[0]]
+        for row in range(2):
+            question = model.token_ids(f" {questions[row]}<end_of_utterance>\nAssistant:")
+            answer = [*model.token_ids(f" {answers[row]}"), model.token_ids("<end_of_utterance>")[0]]
             prefix = model.embed(torch.tensor(model.token_ids("<|im_start|>User:")))
-            visual = cache.visual[sample.window, -2:].float().reshape(-1, 64)
+            seen = visual[row].float().reshape(-1, 64)
             audio = pathway(mel[row : row + 1])[0]
             delimited = torch.cat([pathway.delimiters[:1], audio, pathway.delimiters[1:]])
-            media = {"teacher": [visual], "student": [visual, delimited] if both else [delimited]}
+            media = {"teacher": [seen], "student": [seen, delimited] if both else [delimited]}
             for who, rows in (("teacher", teacher_rows), ("student", student_rows)):
                 sequence = torch.cat([prefix, *media[who], model.embed(torch.tensor(question + answer))])
                 predicted = model.base(inputs_embeds=sequence[None]).logits[0]
@@ -134,25 +125,53 @@ def alignment(*, both: bool = False) -> tuple[float, float]:
     return total.item(), numpy_kd(teacher, student, 1.7) + 0.5 * float(cross_entropy)
 
 
+def any_lessons(folder: Path) -> AlignData:
+    names = ["x"] * 5
+    return align_data(small_windows(folder), lessons([(0, 1, 0, "x")], names))
+
+
+def test_the_discrepancy_of_tokens_is_the_biased_mmd_of_each_pair() -> None:
+    rng = np.random.default_rng(3)
+    audio, visual = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 5, 4)) + 1
+    by_hand: list[float] = []
+    for a, v in zip(audio, visual, strict=True):
+        tokens = np.concatenate([a, v])
+        squares = ((tokens[:, None] - tokens[None]) ** 2).sum(-1)
+        kernel = sum(np.exp(-squares / (squares.mean() * scale)) for scale in (0.25, 0.5, 1, 2, 4))
+        sign = np.array([1 / 3] * 3 + [-1 / 5] * 5)
+        by_hand.append(float(sign @ kernel @ sign))
+    given = torch.tensor(audio, requires_grad=True)
+    both = token_discrepancy(given, torch.tensor(visual), torch.tensor([True, True]))
+    assert both.item() == pytest.approx(np.mean(by_hand), rel=1e-4)
+    one = token_discrepancy(given, torch.tensor(visual), torch.tensor([True, False]))
+    assert one.item() == pytest.approx(by_hand[0], rel=1e-4)
+    same = token_discrepancy(given, given.detach(), torch.tensor([True, True]))
+    assert same.item() == pytest.approx(0, abs=1e-5)
+    both.backward()
+    assert given.grad is not None
+    assert given.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("both", [False, True])
-def test_stage_1_distils_exactly_the_answers_tokens_shifted_by_one(both: bool) -> None:
-    ours, by_hand = alignment(both=both)
+def test_stage_1_distils_exactly_the_answers_tokens_shifted_by_one(both: bool, tmp_path: Path) -> None:
+    ours, by_hand = alignment(tmp_path, both=both)
     assert ours == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_only_the_audio_pathway_learns_in_stage_1() -> None:
+def test_only_the_audio_pathway_learns_in_stage_1(tmp_path: Path) -> None:
     model = tiny_model(adapter=False)
     model.base.requires_grad_(False)
-    works = (sample_work(work_seed("train", 0)),)
-    cache = WindowCache(works, torch.randn(1, 4, 4, 64).half(), torch.randn(1, 50, 32).half())
-    samples = [DistillationSample(0, 1, "What is this?", "bell")]
     batch = {
-        "samples": samples,
-        "log_mel": cache.log_mel.float(),
+        "windows": [0],
+        "pictures": torch.randn(1, 1, 4, 64).half(),
+        "questions": ["What is this?"],
+        "answers": ["bell"],
+        "log_mel": torch.randn(1, 50, 32),
         "synchronized": torch.ones(1, dtype=torch.bool),
         "both": False,
     }
-    Alignment(model, AlignData(cache, samples, NO_TARGETS, []), tiny_config())(batch)[0].backward()
+    config = tiny_config("align.token_weight=1.0")
+    Alignment(model, any_lessons(tmp_path), config)(batch)[0].backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"audio"}
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0

@@ -1,9 +1,9 @@
 """A medium: a film, a sound file or an image, as pictures and sound on one timeline.
 
-In: a path. Out: ``Shown`` pictures and blocks of sound, each ascending in time, with ``Remark`` between them.
-The rules are FFmpeg's: of several tracks the default one; decoded order is display order; a cover is no film;
-a raw stream runs at its codec's own rate; a break between joined recordings is closed. A gap in a container
-that keeps time is a picture that stands still, or silence.
+In: a path, or a part of a file. Out: ``Shown`` pictures and blocks of sound, each ascending in time, with
+``Remark`` between them. The rules are FFmpeg's: of several tracks the default one; decoded order is display
+order; a cover is no film; a raw stream runs at its codec's own rate; a break between joined recordings is
+closed. A gap in a container that keeps time is a picture that stands still, or silence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av
@@ -29,6 +28,7 @@ from vaemotion.contract.image import Picture
 from vaemotion.contract.media.decoder import BestStamp, Decoding, channels_of
 from vaemotion.contract.media.files import (
     MediaError,
+    MediaFile,
     WavHeader,
     ffmpeg_name,
     is_heif,
@@ -81,7 +81,7 @@ class Shown:
 class Medium:
     """A file that holds pictures, sound, or both. ``notes``: what a technician should know of it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: MediaFile) -> None:
         """Look at the file's streams. Raises MediaError when nothing can be decoded."""
         refuse_unusable(path)
         self.path = path
@@ -96,6 +96,7 @@ class Medium:
         self._counted = self._by_packets = False
         self._origin_s = 0.0
         self._declared_s: dict[int, float] = {}
+        self._end_s: float | None = None
         self._still = is_heif(path) or not self._look()
         if self._still:
             with contextlib.closing(_read_pictures(path)) as pictures:
@@ -112,6 +113,21 @@ class Medium:
     def has_sound(self) -> bool:
         """True where there is a sound track."""
         return self._audio >= 0
+
+    @property
+    def declared_end_s(self) -> float | None:
+        """The end of the file in seconds from its start, by its header; None for an image and raw streams."""
+        return self._end_s
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """Indexes of the streams that are read, pictures before sound; none of an image."""
+        return tuple(index for index in (self._video, self._audio) if index >= 0)
+
+    @property
+    def origin_s(self) -> float:
+        """The stamp at which the file starts; all times count from there."""
+        return self._origin_s
 
     def pictures(self, from_s: float = 0.0) -> Iterator[Shown | Remark]:
         """Yield the pictures from shortly before ``from_s`` on, ascending in time. Damage is a remark.
@@ -168,6 +184,7 @@ class Medium:
                 self._origin_s = (container.start_time or 0) / av.time_base
                 self._choose(container)
                 self._declared_s = self._declared(container)
+                self._end_s = None if container.duration is None else container.duration / av.time_base
         except FFmpegError as error:
             if _is_image(self.path):
                 return False
@@ -314,14 +331,14 @@ class Medium:
         return FrameTimes(self._declared_s.get(index))
 
 
-def _read_pictures(path: Path) -> Generator[tuple[float, float, Picture]]:
+def _read_pictures(path: MediaFile) -> Generator[tuple[float, float, Picture]]:
     # Imported here: image readers take 0.2 s and 20 MB, which a film and a device do not need.
     from vaemotion.contract.media.still import read_pictures
 
     return read_pictures(path)
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(path: MediaFile) -> bool:
     """Return True for a file that FFmpeg does not know and an image reader does."""
     try:
         with contextlib.closing(_read_pictures(path)) as pictures:

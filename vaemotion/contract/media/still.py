@@ -1,7 +1,7 @@
 """Pictures in image files, still or animated, of every kind that Pillow, libheif or OpenCV reads.
 
-In: a path. Out: (H, W, 3) uint8 sRGB: upright by the file's orientation tag, alpha on white, a color profile
-applied. An animated picture is played once.
+In: a path, or a part of a file. Out: (H, W, 3) uint8 sRGB: upright by the file's orientation tag, alpha on
+white, a color profile applied. An animated picture is played once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import io
 import struct
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -22,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageCms, ImageOps
 
 from vaemotion.contract.image import Picture
-from vaemotion.contract.media.files import MediaError, ffmpeg_name, refuse_unusable
+from vaemotion.contract.media.files import MediaError, MediaFile, ffmpeg_name, open_medium, refuse_unusable
 from vaemotion.contract.media.picture import on_white, shape_of, to_picture
 
 # 805 MB as RGB.
@@ -54,7 +53,7 @@ _PAGES = ("HEIF", "ICO", "MPO", "PSD", "TIFF")
 _READ = tuple(name for name in Image.OPEN if name not in _NOT_READ)
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: MediaFile) -> Picture:
     """Read the first picture of an image file.
 
     Raises MediaError for a file that is missing, truncated, too large or no image.
@@ -63,14 +62,14 @@ def read_image(path: Path) -> Picture:
     return picture
 
 
-def read_pictures(path: Path) -> Generator[tuple[float, float, Picture]]:
+def read_pictures(path: MediaFile) -> Generator[tuple[float, float, Picture]]:
     """Yield the pictures of an image file, each with its begin and end in seconds; a still ends at 0.
 
     Raises MediaError as ``read_image`` does.
     """
     refuse_unusable(path)
     # Opened as a file, because Pillow maps a path into memory, and turns a mapped TIFF twice.
-    with path.open("rb") as file:
+    with open_medium(path) as file:
         try:
             image = Image.open(file, formats=_READ)
         except _FAULTS:
@@ -87,7 +86,7 @@ def read_pictures(path: Path) -> Generator[tuple[float, float, Picture]]:
             time_s += duration_s
 
 
-def _count(image: Image.Image, path: Path) -> int:
+def _count(image: Image.Image, path: MediaFile) -> int:
     """Return the number of pictures of an animation, 1 for any other image."""
     if image.format in _PAGES:
         return 1
@@ -97,7 +96,7 @@ def _count(image: Image.Image, path: Path) -> int:
         raise MediaError(f"{path} cannot be decoded as an image: {_line(error)}") from error
 
 
-def _decode(image: Image.Image, number: int, path: Path) -> tuple[Picture, float]:
+def _decode(image: Image.Image, number: int, path: MediaFile) -> tuple[Picture, float]:
     """Return a picture of an open image and the seconds for which it is shown."""
     try:
         if number:
@@ -155,9 +154,9 @@ def _profiled(image: Image.Image, profile: Any, mode: str = "RGB") -> Image.Imag
     return image.convert(mode)
 
 
-def _read_otherwise(path: Path) -> Picture:
+def _read_otherwise(path: MediaFile) -> Picture:
     """Read what Pillow does not know: TIFF in floating point by OpenCV, other formats by FFmpeg."""
-    with path.open("rb") as file:
+    with open_medium(path) as file:
         is_tiff = file.read(4) in (b"II*\0", b"MM\0*")
     try:
         if is_tiff:
@@ -170,8 +169,9 @@ def _read_otherwise(path: Path) -> Picture:
         raise MediaError(f"{path} cannot be decoded as an image") from error
 
 
-def _read_with_opencv(path: Path) -> Picture:
-    raw = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+def _read_with_opencv(path: MediaFile) -> Picture:
+    with open_medium(path) as file:
+        raw = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.size == 0:
         raise ValueError("not decoded")
     bgr = _from_numbers(np.asarray(raw))

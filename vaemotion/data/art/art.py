@@ -19,9 +19,9 @@ import numpy as np
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.concordance import ccc
 from vaemotion.data.art import pictures, sounds
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.art.works import (
     AUDIBLE,
-    CONTENT_CLASSES,
     FACTOR_NAMES,
     SHARED,
     SPLITS,
@@ -39,7 +39,6 @@ from vaemotion.data.art.works import (
 
 __all__ = [
     "AUDIBLE",
-    "CONTENT_CLASSES",
     "FACTOR_NAMES",
     "PATH_FACTORS",
     "SAMPLE_RATE_HZ",
@@ -58,6 +57,7 @@ __all__ = [
     "sample_work",
     "synthesize",
     "work_seed",
+    "works_of_all_contents",
 ]
 
 PATH_FACTORS: dict[str, tuple[str, ...]] = {
@@ -89,6 +89,14 @@ def synthesize(work: Work, duration_s: float, start_s: float = 0.0) -> np.ndarra
         raise ValueError(f"duration_s: expected more than 0, got {duration_s}")
     first_sample = round(start_s * SAMPLE_RATE_HZ)
     return sounds.synthesize_samples(work, first_sample, round(duration_s * SAMPLE_RATE_HZ))
+
+
+def works_of_all_contents(split: str, count: int) -> list[Work]:
+    """Return ``count`` works of a split, the first of each content in turn."""
+    return [
+        sample_work(work_seed(split, index), CONTENT_CLASSES[index % len(CONTENT_CLASSES)])
+        for index in range(count)
+    ]
 
 
 def oracle_ceilings(split: str = "validation", count: int = 2000) -> dict[str, dict[str, float]]:

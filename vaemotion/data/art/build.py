@@ -17,7 +17,6 @@ from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.prompts import CONTENT, EMOTION, StandardQuestion
 from vaemotion.data.art.art import (
-    CONTENT_CLASSES,
     SPLITS,
     Work,
     draw_frame,
@@ -25,6 +24,8 @@ from vaemotion.data.art.art import (
     synthesize,
     work_seed,
 )
+from vaemotion.data.art.contents import CONTENT_CLASSES
+from vaemotion.data.art.questions import content_options
 from vaemotion.data.manifest.item import Item, content_sha256
 from vaemotion.data.manifest.manifest import write_manifest
 from vaemotion.data.manifest.writer import write_clip
@@ -96,10 +97,8 @@ def build_medley(out: Path, count: int, seed: int) -> None:
 
 
 def _items(work: Work, video: str, sha256: str, split: str) -> list[Item]:
-    shuffled = np.random.default_rng([work.seed, 1]).permutation(len(CONTENT_CLASSES))
-    classes = tuple(CONTENT_CLASSES[position] for position in shuffled)
     emotion = EMOTIONS[int(np.argmax(work.emotion_distribution))]
-    asked = ((CONTENT, classes, work.content), (EMOTION, EMOTIONS, emotion))
+    asked = ((CONTENT, content_options(work), work.content), (EMOTION, EMOTIONS, emotion))
     return [
         _item(work, video, sha256, split, path, question, options, answer)
         for path in PATHS

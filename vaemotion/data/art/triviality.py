@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from vaemotion.contract.audio import LogMelConfig, log_mel
-from vaemotion.data.art.art import CONTENT_CLASSES, Work, draw_frame, sample_work, synthesize, work_seed
+from vaemotion.data.art.art import Work, draw_frame, sample_work, synthesize, work_seed
+from vaemotion.data.art.contents import CONTENT_CLASSES
 
 COLOR_HISTOGRAM_LIMIT = 0.5  # content accuracy over 15 classes; chance is 0.067
 MEAN_LOG_MEL_LIMIT = 0.6

@@ -22,25 +22,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from vaemotion.contract.emotions import emotion_distribution
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.manifest.item import SPLITS
-
-CONTENT_CLASSES: tuple[str, ...] = (
-    "baby cry",
-    "chainsaw",
-    "clock tick",
-    "dog bark",
-    "fire crackling",
-    "helicopter",
-    "rain",
-    "rooster",
-    "sea waves",
-    "sneeze",
-    "bell",
-    "drum",
-    "piano",
-    "strings",
-    "abstract shape",
-)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from vaemotion.data.manifest.item import (
     PlacedItem,
     Problem,
     content_sha256,
+    label_at,
 )
 from vaemotion.data.manifest.rules import (
     check_leaks,
@@ -42,6 +43,8 @@ __all__ = [
     "PlacedItem",
     "Problem",
     "content_sha256",
+    "item_of_line",
+    "label_at",
     "read_manifest",
     "read_manifests",
     "summary",
@@ -110,18 +113,23 @@ def _read_lines(path: Path) -> tuple[list[PlacedItem], list[Problem]]:
     items: list[PlacedItem] = []
     problems: list[Problem] = []
     for number, line in _lines(path):
-        try:
-            values = _parse(line)
-        except ValueError as error:
-            problems.append(Problem(path, number, str(error)))
-            continue
-        if wrong := item_problems(values):
-            problems.extend(Problem(path, number, message) for message in wrong)
+        item = item_of_line(line)
+        if isinstance(item, Item):
+            items.append(PlacedItem(path, number, item))
         else:
-            items.append(PlacedItem(path, number, _item(values)))
+            problems.extend(Problem(path, number, message) for message in item)
     if not items and not problems:
         problems.append(Problem(path, 0, "the manifest has no items"))
     return items, problems
+
+
+def item_of_line(line: str) -> Item | list[str]:
+    """Return the item of one line of a manifest, or all problems that the line has by itself."""
+    try:
+        values = _parse(line)
+    except ValueError as error:
+        return [str(error)]
+    return item_problems(values) or _item(values)
 
 
 def validate(
@@ -223,5 +231,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _item(values: dict[str, Any]) -> Item:
-    frozen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    frozen: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if v is not None
+    }
     return Item(**frozen)

@@ -57,18 +57,25 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_options(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) >= 2
-        and all(map(_is_text, value))
-        and len({folded(option) for option in value}) == len(value)
-    )
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _are_different_texts(value: Any) -> bool:
+    return _are_texts(value) and len(value) >= 2 and len({folded(text) for text in value}) == len(value)
 
 
 def _is_distribution(value: Any) -> bool:
-    numbers = isinstance(value, list) and len(value) == len(EMOTIONS) and all(map(_is_number, value))
+    numbers = isinstance(value, list) and bool(value) and all(map(_is_number, value))
     return numbers and min(value) >= 0 and abs(sum(value) - 1) <= 1e-3
+
+
+def _is_series(value: Any) -> bool:
+    return isinstance(value, list) and len(value) >= 2 and all(_is_number(x) and abs(x) <= 1 for x in value)
+
+
+def _is_sign(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in (-1, 1)
 
 
 def _is_sha256(value: Any) -> bool:
@@ -89,9 +96,17 @@ _PATH: Check = ("a path relative to the media root that does not leave it", stay
 _SECONDS = _number(0, math.inf, "seconds, at least 0")
 _AFFECT = _number(-1, 1, "a number in [-1, 1]")
 _SPREAD = _number(0, math.inf, "a number, at least 0")
+_DIFFERENT_TEXTS: Check = ("a list of two or more different texts", _are_different_texts)
+_TRUTH: Check = ("true or false", lambda value: isinstance(value, bool))
+_AFFECT_LABELS = tuple(
+    f"{name}{form}" for form in ("", "_series", "_sign") for name in ("valence", "arousal")
+)
+_LABELS = (*_AFFECT_LABELS, "emotion_distribution", "utterances")
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(MEDIA_FIELDS, _PATH),
-    **dict.fromkeys(("id", "question", "answer", "work_id", "creator_id", "source", "license"), _TEXT),
+    **dict.fromkeys(
+        ("id", "question", "answer", "label", "work_id", "creator_id", "source", "license"), _TEXT
+    ),
     **dict.fromkeys(("t0", "t1"), _SECONDS),
     **dict.fromkeys(("valence", "arousal"), _AFFECT),
     **dict.fromkeys(("valence_sd", "arousal_sd"), _SPREAD),
@@ -100,10 +115,18 @@ _CHECKS: dict[str, Check] = {
     "modality": _one_of(PATHS),
     "construct": _one_of(CONSTRUCTS),
     "split": _one_of(SPLITS),
-    "options": ("a list of two or more different texts", _is_options),
+    "options": _DIFFERENT_TEXTS,
     "answer_index": _whole(0, "a whole number, at least 0"),
-    "audible": ("true or false", lambda value: isinstance(value, bool)),
-    "emotion_distribution": (f"{len(EMOTIONS)} numbers, at least 0, that sum to 1", _is_distribution),
+    "audible": _TRUTH,
+    **dict.fromkeys(("valence_sign", "arousal_sign"), ("-1 or 1", _is_sign)),
+    **dict.fromkeys(("valence_series", "arousal_series"), ("two or more numbers in [-1, 1]", _is_series)),
+    "series_rate_hz": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "series_start_s": _number(-math.inf, math.inf, "seconds"),
+    "reaction_lag_s": _SECONDS,
+    "emotion_names": _DIFFERENT_TEXTS,
+    "emotion_distribution": ("numbers, at least 0, that sum to 1", _is_distribution),
+    "utterances": ("a list of texts", _are_texts),
+    "machine_made": _TRUTH,
     "n_raters": _whole(1, "a whole number, at least 1"),
     "sha256": ("64 hexadecimal digits in lower case", _is_sha256),
 }
@@ -162,17 +185,56 @@ def _media_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _label_problems(values: dict[str, Any]) -> list[str]:
-    labels = [name for name in ("valence", "arousal", "emotion_distribution") if name in values]
+    labels = [name for name in _LABELS if name in values]
     problems = [
         f"{name}_sd without {name}"
         for name in ("valence", "arousal")
         if f"{name}_sd" in values and name not in values
     ]
+    problems += _series_problems(values) + _sign_problems(values) + _emotion_problems(values)
     if labels and "construct" not in values:
         problems.append(f"{labels[0]} needs a construct: {' or '.join(CONSTRUCTS)}")
-    if not labels and "question" not in values:
-        problems.append("neither a question nor labels; give one of them")
+    if values.get("machine_made") and "n_raters" in values:
+        problems.append("n_raters counts people; leave it out of labels that are machine_made")
+    if not labels and "question" not in values and values.get("task") != "clip":
+        problems.append("neither a question nor labels; give one of them, or the task clip")
     return problems
+
+
+def _series_problems(values: dict[str, Any]) -> list[str]:
+    names = [name for name in ("valence_series", "arousal_series") if name in values]
+    lengths = [len(values[name]) for name in names]
+    if names and "series_rate_hz" not in values:
+        return [f"{names[0]} needs series_rate_hz"]
+    if not names:
+        timing = ("series_rate_hz", "series_start_s", "reaction_lag_s")
+        return [f"{name} without a series" for name in timing if values.get(name)]
+    if len(set(lengths)) > 1:
+        return [f"valence_series has {lengths[0]} values and arousal_series {lengths[1]}"]
+    return []
+
+
+def _sign_problems(values: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}_sign {values[f'{name}_sign']} contradicts {name} {values[name]}"
+        for name in ("valence", "arousal")
+        if name in values and values[name] * values.get(f"{name}_sign", 0) < 0
+    ]
+
+
+def _emotion_problems(values: dict[str, Any]) -> list[str]:
+    shares = values.get("emotion_distribution")
+    if shares is None:
+        return ["emotion_names without emotion_distribution"] if "emotion_names" in values else []
+    wanted = len(values.get("emotion_names", EMOTIONS))
+    if len(shares) != wanted:
+        names = (
+            "the emotion_names"
+            if "emotion_names" in values
+            else "ArtEmis's emotions (no emotion_names given)"
+        )
+        return [f"emotion_distribution must be {wanted} numbers, one for each of {names}, got {len(shares)}"]
+    return []
 
 
 def check_splits(items: Sequence[PlacedItem]) -> list[Problem]:

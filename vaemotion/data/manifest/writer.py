@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from av.codec.context import Flags
 
 from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.files import whole_file
+from vaemotion.contract.front_end import Clip
 from vaemotion.contract.media.files import ffmpeg_name
 
 CRF = 16  # visually lossless on drawn scenes
+_MILLISECOND = Fraction(1, 1000)  # the resolution of Matroska's times
 
 
 def write_clip(
@@ -53,6 +56,34 @@ def write_clip(
         if audio is not None and samples is not None:
             container.mux(audio.encode(_audio_frame(samples)))
             container.mux(audio.encode(None))
+
+
+def clip_bytes(clip: Clip) -> bytes:
+    """Encode a decoded clip as ``write_clip`` does, each frame at its own time, and return the file.
+
+    An odd row or column of the frames is cut off. Raises ValueError for a clip without frames.
+    """
+    if not clip.frames:
+        raise ValueError("the clip has no frames")
+    height, width = (side // 2 * 2 for side in clip.frames[0].shape[:2])
+    seconds = clip.frame_times_s[-1] - clip.frame_times_s[0]
+    rate_hz = (len(clip.frames) - 1) / seconds if seconds > 0 else 25.0
+    written = io.BytesIO()
+    with av.open(written, "w", format="matroska", options={"fflags": "+bitexact"}) as container:
+        video = _add_video(container, (height, width), rate_hz)
+        video.codec_context.time_base = _MILLISECOND
+        audio = None if clip.samples is None else _add_audio(container)
+        for time_s, rgb in zip(clip.frame_times_s, clip.frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(rgb[:height, :width]), format="rgb24"
+            ).reformat(width, height, "yuv420p")
+            frame.pts, frame.time_base = round(1000 * time_s), _MILLISECOND
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None and clip.samples is not None:
+            container.mux(audio.encode(_audio_frame(clip.samples)))
+            container.mux(audio.encode(None))
+    return written.getvalue()
 
 
 def _add_video(container: Any, height_width: tuple[int, ...], frame_rate_hz: float) -> Any:

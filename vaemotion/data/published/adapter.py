@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,8 @@ from vaemotion.data.manifest.item import Item, content_sha256
 from vaemotion.data.manifest.rules import stays_inside
 
 N_FOLDS = 5
+# Fold of the items that the publisher holds out: they are in the split test whatever folds are asked for.
+OFFICIAL_TEST = 0
 ItemsAndFolds = tuple[Sequence[Item], Sequence[int]]
 """The result of an adapter: items, all of split train until folds are held out, and the fold of each."""
 T = TypeVar("T")
@@ -27,10 +30,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's folder, and the media root of a manifest's paths."""
+    """A data set's folder, and the media root of a manifest's paths.
+
+    ``left_out``: what an adapter did not use, counted under its description.
+    """
 
     folder: Path
     media_root: Path
+    left_out: Counter[str] = field(default_factory=Counter[str])
 
     @classmethod
     def below(cls, media_root: Path | None, folder: Path) -> Source:
@@ -60,6 +67,26 @@ class Source:
                 f"{named_by} names {name}, which is not in {self.folder}; download the complete data set"
             )
         return file.relative_to(self.media_root).as_posix(), content_sha256([file])
+
+
+def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[str]]:
+    """Find the files below a folder with one of the suffixes (lower case).
+
+    Returns their paths relative to the folder, sorted, under their names without suffix.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and path.is_file():
+            found.setdefault(path.stem, []).append(path.relative_to(folder).as_posix())
+    return found
+
+
+def one_of_folders(folder: Path, names: Sequence[str], layout: str) -> str:
+    """Return the first of ``names`` that is a folder in ``folder``. Raises UserError where there is none."""
+    for name in names:
+        if (folder / name).is_dir():
+            return name
+    raise UserError(f"{folder / names[0]} does not exist; --from takes {layout}")
 
 
 def track_reading(entries: Sequence[T], name: str) -> Iterable[T]:

@@ -16,6 +16,7 @@ from vaemotion.data.published.adapter import ItemsAndFolds, Source, assign_folds
 from vaemotion.data.published.label_table import LabelRow, read_table
 
 ARTEMIS_TABLE = "artemis_dataset_release_v0.csv"
+_ARTEMIS_COLUMNS = ("art_style", "painting", "emotion", "utterance")
 _ARTEMIS_LAYOUT = f"the folder with {ARTEMIS_TABLE} and WikiArt's images as art_style/painting.jpg"
 VGMIDI_TABLE = "vgmidi_labelled.csv"
 _VGMIDI_LAYOUT = f"the folder of github.com/lucasnfe/vgmidi with {VGMIDI_TABLE}"
@@ -27,9 +28,10 @@ def artemis(source: Source) -> ItemsAndFolds:
     """Read ArtEmis: paintings with the distribution of the emotions that annotators felt.
 
     Source: Achlioptas et al. 2021, "ArtEmis: Affective Language for Visual Art", CVPR. The set has no
-    valence and no arousal, so the items have none. Raises UserError for a folder in another layout.
+    valence and no arousal, so the items have none; the annotators' explanations are the utterances. Raises
+    UserError for a folder in another layout.
     """
-    rows = read_table(source.folder / ARTEMIS_TABLE, ("art_style", "painting", "emotion"), _ARTEMIS_LAYOUT)
+    rows = read_table(source.folder / ARTEMIS_TABLE, _ARTEMIS_COLUMNS, _ARTEMIS_LAYOUT)
     annotations: dict[tuple[str, str], list[LabelRow]] = {}
     for row in rows:
         annotations.setdefault((row.text("art_style"), row.text("painting")), []).append(row)
@@ -54,6 +56,7 @@ def _artemis_item(style: str, painting: str, rows: list[LabelRow], source: Sourc
         modality="visual",
         construct="induced",
         emotion_distribution=tuple(round(counts[emotion] / len(rows), 6) for emotion in EMOTIONS),
+        utterances=tuple(row.text("utterance") for row in rows),
         n_raters=len(rows),
         split="train",
         work_id=f"wikiart-{painting}",  # WikiArt lists some paintings under two styles
@@ -84,7 +87,7 @@ def vgmidi(source: Source) -> ItemsAndFolds:
 
 def _vgmidi_item(row: LabelRow, source: Source) -> Item:
     midi = PurePosixPath(row.text("midi"))
-    path, sha256 = source.medium(_rendered(row, midi, source.folder), row.where)
+    path, sha256 = source.medium(rendered(row.where, midi, source.folder), row.where)
     return Item(
         id=f"vgmidi-{midi.stem}",
         audio=path,
@@ -116,13 +119,13 @@ def _series(row: LabelRow) -> str:
     return row.text("game") if series == "Other" else series
 
 
-def _rendered(row: LabelRow, midi: PurePosixPath, folder: Path) -> str:
-    """Return the name of the sound file beside a MIDI file. Raises UserError when there is none."""
+def rendered(where: str, midi: PurePosixPath, folder: Path) -> str:
+    """Return the name of the sound file beside a MIDI file, which ``where`` names. Raises UserError."""
     names = [str(midi.with_suffix(suffix)) for suffix in RENDERED_SUFFIXES]
     for name in names:
         if (folder / name).is_file():
             return name
     raise UserError(
-        f"{row.where}: {midi} has no sound file beside it; render it to {PurePosixPath(names[0]).name} "
+        f"{where}: {midi} has no sound file beside it; render it to {PurePosixPath(names[0]).name} "
         f"(or {', '.join(RENDERED_SUFFIXES[1:])}) with a synthesizer such as FluidSynth"
     )

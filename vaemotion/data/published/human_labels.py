@@ -107,6 +107,7 @@ def _bass_item(row: LabelRow, source: Source) -> Item:
         task="emotion",
         audible=False,
         modality="visual",
+        label=row.text("concept"),
         valence=row.number("valence", -1, 1),
         arousal=row.number("arousal", -1, 1),
         # The labels are already (mean - 5) / 4; their standard deviations are still on the scale of 1 to 9.
@@ -204,6 +205,7 @@ def _esc10_item(recording: _Recording, credits_of: dict[str, _Credit], source: S
         options=options,
         answer_index=options.index(answer),
         task=CONTENT.task,
+        label=answer,
         audible=CONTENT.audible,
         modality="audio",
         split="train",

@@ -1,17 +1,19 @@
-"""Label tables of data sets: CSV files whose cells are checked when they are read.
+"""Label tables of data sets: CSV or tab-separated files whose cells are checked when they are read.
 
-In: a CSV file. Out: `LabelRow`s, or one UserError that names the file, the line, the expected and the
+In: a file. Out: `LabelRow`s, or one UserError that names the file, the line, the expected and the
 actual value.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vaemotion.contract.errors import UserError
+
+_TOO_MANY = "\0"  # name of the cells beyond the last column; a column may have no name
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class LabelRow:
         return int(value)
 
 
+def refuse_other_columns(row: LabelRow, known: Iterable[str]) -> None:
+    """Refuse a table that has columns besides ``known``. Raises UserError that names the first of them."""
+    if unknown := [name for name in row.cells if name not in set(known)]:
+        raise UserError(f"{row.where}: the table has a column {unknown[0]!r}, which this set does not have")
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)
@@ -58,16 +66,17 @@ def _number(text: str) -> float | None:
 
 
 def read_table(path: Path, columns: Sequence[str], layout: str) -> list[LabelRow]:
-    """Read the rows of a CSV file that has at least ``columns``.
+    """Read the rows of a CSV file that has at least ``columns``, whose names are read without outer spaces.
 
-    ``layout``: a description of the folder that ``--from`` takes, for error messages. Raises UserError for
-    a file that is missing, empty, not UTF-8 text, not CSV, or lacks a column or a cell.
+    A file named ``.tsv`` or ``.txt`` has tabs between its cells, and no quotes. ``layout``: a description of
+    the folder that ``--from`` takes, for error messages. Raises UserError for a file that is missing, empty,
+    not UTF-8 text, not CSV, or lacks a column or a cell.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; --from takes {layout}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _rows(path, csv.DictReader(file, restkey="", restval=None, strict=True), columns)
+            rows = _rows(path, _reader(path, file), columns)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a table: byte {error.start} is not UTF-8 text") from None
     except csv.Error as error:
@@ -77,13 +86,23 @@ def read_table(path: Path, columns: Sequence[str], layout: str) -> list[LabelRow
     return rows
 
 
+def _reader(path: Path, file: Iterable[str]) -> csv.DictReader[str]:
+    if path.suffix in (".tsv", ".txt"):
+        reader = csv.DictReader(file, restkey=_TOO_MANY, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.DictReader(file, restkey=_TOO_MANY, strict=True)
+    if reader.fieldnames is not None:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames]
+    return reader
+
+
 def _rows(path: Path, reader: csv.DictReader[str], columns: Sequence[str]) -> list[LabelRow]:
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: expected {', '.join(columns)}")
     rows: list[LabelRow] = []
     for cells in reader:
         where = f"{path}, line {reader.line_num}"
-        if "" in cells or None in cells.values():
+        if _TOO_MANY in cells or None in cells.values():
             raise UserError(f"{where}: expected {len(reader.fieldnames or ())} cells, as in the first line")
         rows.append(LabelRow(where, cells))
     return rows

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
-from vaemotion.data.art.art import CONTENT_CLASSES, SPLITS, Work, oracle_ceilings, sample_work, work_seed
+from vaemotion.data.art.art import SPLITS, Work, oracle_ceilings, sample_work, work_seed
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.art.triviality import (
     COLOR_HISTOGRAM_LIMIT,
     MEAN_LOG_MEL_LIMIT,

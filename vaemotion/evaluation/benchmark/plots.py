@@ -18,8 +18,8 @@ from vaemotion.contract.front_end import PATHS
 from vaemotion.evaluation.benchmark.results import Report
 from vaemotion.evaluation.benchmark.rows import DIMENSIONS, AffectRow, Estimate, asked_on
 
-_COLORS = {"audio": "#c2572b", "visual": "#2b6cb0", "audio-visual": "#4a7c3a"}
-_DPI = 120
+COLORS = {"audio": "#c2572b", "visual": "#2b6cb0", "audio-visual": "#4a7c3a"}
+DPI = 120
 _BAR_INCHES = 0.34
 _MARK_STYLES = ("dashed", "dotted")
 
@@ -44,10 +44,11 @@ def write_plots(report: Report, out: Path) -> None:
     if report.distributions:
         _plot_distributions(report, out / "distributions.png")
     for source, construct in dict.fromkeys((r.source, r.construct) for r in report.affects):
-        _plot_affect(report, source, construct, out / f"affect-{_file_part(source)}-{construct}.png")
+        _plot_affect(report, source, construct, out / f"affect-{file_part(source)}-{construct}.png")
 
 
-def _file_part(source: str) -> str:
+def file_part(source: str) -> str:
+    """Return a name as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in source)
 
 
@@ -94,7 +95,7 @@ def _bar_chart(panels: dict[str, list[_Bar]], title: str, path: Path) -> None:
         axes.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        figure.savefig(temporary, format="png", dpi=DPI)
 
 
 def _draw_bars(axes: Any, bars: Sequence[_Bar]) -> None:
@@ -102,7 +103,7 @@ def _draw_bars(axes: Any, bars: Sequence[_Bar]) -> None:
         below, above = bar.estimate.value - bar.estimate.low, bar.estimate.high - bar.estimate.value
         # A percentile interval may not contain the estimate; an error bar cannot be negative.
         interval = [[max(0, below)], [max(0, above)]]
-        axes.barh(position, bar.estimate.value, 0.7, color=_COLORS[bar.path], xerr=interval, capsize=3)
+        axes.barh(position, bar.estimate.value, 0.7, color=COLORS[bar.path], xerr=interval, capsize=3)
         for mark, style in zip(bar.marks, _MARK_STYLES, strict=False):
             axes.vlines(mark, position - 0.45, position + 0.45, colors="black", linestyles=style)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=7)
@@ -130,14 +131,14 @@ def _plot_affect(report: Report, source: str, construct: str, path: Path) -> Non
                 if (r.item.source, r.item.construct, r.path, r.item.modality)
                 == (source, construct, asked, own)
             ]
-            _scatter(axes, panel_rows, dimension, _COLORS[asked])
+            _scatter(axes, panel_rows, dimension, COLORS[asked])
             result = "no labels" if score is None else f"CCC {score:.2f}"
             axes.set_title(f"{dimension}, {asked_on(asked, own)}\n{result}", fontsize=8)
     figure.supxlabel("label", fontsize=9)
     figure.supylabel("predicted", fontsize=9)
     figure.suptitle(f"{source}, {construct}", fontsize=10)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        figure.savefig(temporary, format="png", dpi=DPI)
 
 
 def _scatter(axes: Any, readings: Sequence[AffectRow], dimension: str, color: str) -> None:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from vaemotion.contract.files import write_whole
+from vaemotion.contract.prediction import Affect
 from vaemotion.contract.words import markdown_table
 from vaemotion.evaluation.benchmark.affects import AffectResult, DistributionResult, GainResult
 from vaemotion.evaluation.benchmark.choices import ChoiceResult, ListedResult, matched_option
 from vaemotion.evaluation.benchmark.results import Report
-from vaemotion.evaluation.benchmark.rows import DIMENSIONS, AffectRow, AnswerRow, asked_on
+from vaemotion.evaluation.benchmark.rows import BLOCK_S, DIMENSIONS, AffectRow, AnswerRow, asked_on
+from vaemotion.evaluation.benchmark.series import ALL_WORKS, STEP_S, SeriesResult, WindowRow
+
+MOST_WORKS = 20  # in the table over time; results.json has all
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -45,6 +49,7 @@ def summary(report: Report) -> dict[str, Any]:
         "affects": [asdict(result) for result in report.affects],
         "gains": [asdict(result) for result in report.gains],
         "distributions": [asdict(result) for result in report.distributions],
+        "series": [asdict(result) for result in report.series],
         "left_out": report.left_out,
         "bootstrap": {**asdict(report.bootstrap), "coverage": 0.95, "over": "works"},
         "wall_s": round(report.wall_s, 3),
@@ -79,8 +84,15 @@ def markdown(report: Report) -> str:
             "## Emotion distributions (Jensen-Shannon divergence to the labels', bits: 0 is equal)\n\n"
             + _distribution_table(report.distributions)
         )
+    if report.series:
+        parts.append(
+            f"## Valence and arousal over time (a window each {STEP_S:g} s)\n\n"
+            + _series_table(report.series)
+        )
     resamples, seed = report.bootstrap.resamples, report.bootstrap.seed
     parts.append(f"Brackets: 95 % bootstrap intervals over works, {resamples} resamples, seed {seed}.")
+    if report.series:
+        parts[-1] += f" Those of one work over time are over its blocks of at most {BLOCK_S:g} s."
     if report.left_out:
         listed = ", ".join(f"{count} × {reason}" for reason, count in report.left_out.items())
         parts.append(f"Left out: {listed}.")
@@ -171,9 +183,27 @@ def _distribution_table(results: Sequence[DistributionResult]) -> str:
     return markdown_table(("source", "construct", "path", "n", "raters a label", "JSD"), rows)
 
 
+def _series_table(results: Sequence[SeriesResult]) -> str:
+    """Tabulate the model and the mean predictor: all works together, and the first works one by one."""
+    works = list(dict.fromkeys(r.work for r in results if r.work != ALL_WORKS))
+    shown = {ALL_WORKS, *works[:MOST_WORKS]}
+    rows: list[tuple[object, ...]] = []
+    for r in results:
+        if r.work in shown:
+            path, work = asked_on(r.path, r.own_path), f"{r.works} works" if r.work == ALL_WORKS else r.work
+            named = (r.source, r.construct, r.dimension)
+            rows.append((*named, path, work, r.windows, str(r.ccc), str(r.pcc), str(r.rmse)))
+            constant = ("0.000", "0.000", f"{r.mean_rmse:.3f}")
+            rows.append((*named, f"{path}, mean predictor", work, r.windows, *constant))
+    head = ("source", "construct", "dimension", "path", "work", "windows", "CCC", "PCC", "RMSE")
+    more = f"\n\nThe other {len(works) - MOST_WORKS} works stand in results.json." * (len(works) > MOST_WORKS)
+    return markdown_table(head, rows) + more
+
+
 def _predictions(report: Report) -> Iterable[dict[str, Any]]:
     yield from map(_answer_row, report.answers)
     yield from map(_reading_row, report.readings)
+    yield from map(_window_row, report.windows)
 
 
 def _answer_row(answer: AnswerRow) -> dict[str, Any]:
@@ -203,6 +233,24 @@ def _reading_row(reading: AffectRow) -> dict[str, Any]:
         "task": "affect",
         "construct": item.construct,
         **{name: getattr(item, name) for name in DIMENSIONS},
+        **_predicted(affect),
+    }
+
+
+def _window_row(window: WindowRow) -> dict[str, Any]:
+    return {
+        "id": window.item.id,
+        "path": window.path,
+        "task": "affect over time",
+        "construct": window.item.construct,
+        "time_s": window.now_s,
+        **{name: getattr(window, name) for name in DIMENSIONS},
+        **_predicted(window.affect),
+    }
+
+
+def _predicted(affect: Affect) -> dict[str, Any]:
+    return {
         **{f"predicted_{name}": float(getattr(affect, name)) for name in DIMENSIONS},
         **{f"predicted_{name}_sd": float(getattr(affect, f"{name}_sd")) for name in DIMENSIONS},
         "predicted_emotions": [float(share) for share in affect.emotions],

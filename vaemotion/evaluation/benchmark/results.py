@@ -1,4 +1,4 @@
-"""All results of a benchmark run. In: answer rows and affect rows. Out: a `Report`."""
+"""All results of a benchmark run. In: answer rows, affect rows and windows. Out: a `Report`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vaemotion.evaluation.benchmark.affects import (
 )
 from vaemotion.evaluation.benchmark.choices import ChoiceResult, ListedResult, choice_results, listed_results
 from vaemotion.evaluation.benchmark.rows import AffectRow, AnswerRow, Bootstrap
+from vaemotion.evaluation.benchmark.series import SeriesResult, WindowRow, series_results
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Report:
     affects: tuple[AffectResult, ...]
     gains: tuple[GainResult, ...]
     distributions: tuple[DistributionResult, ...]
+    series: tuple[SeriesResult, ...]
     answers: tuple[AnswerRow, ...]
     readings: tuple[AffectRow, ...]
+    windows: tuple[WindowRow, ...]
     left_out: dict[str, int]
     path: str | None
     bootstrap: Bootstrap
@@ -42,20 +45,23 @@ class Report:
 def make_report(
     answers: Sequence[AnswerRow],
     readings: Sequence[AffectRow],
+    windows: Sequence[WindowRow],
     left_out: Mapping[str, int],
     path: str | None,
     bootstrap: Bootstrap,
     wall_s: float,
 ) -> Report:
-    """Compute the results of all answer rows and affect rows."""
+    """Compute the results of all answer rows, affect rows and windows."""
     return Report(
         choices=choice_results(answers, bootstrap),
         listed=listed_results(answers, bootstrap),
         affects=affect_results(readings, bootstrap),
         gains=gain_results(readings, bootstrap),
         distributions=distribution_results(readings, bootstrap),
+        series=series_results(windows, bootstrap),
         answers=tuple(answers),
         readings=tuple(readings),
+        windows=tuple(windows),
         left_out={reason: count for reason, count in left_out.items() if count},
         path=path,
         bootstrap=bootstrap,

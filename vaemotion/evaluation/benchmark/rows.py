@@ -19,6 +19,8 @@ Array = npt.NDArray[np.float64]
 Picked = npt.NDArray[np.intp]
 MediumKey = tuple[str | float | None, ...]
 DIMENSIONS = ("valence", "arousal")
+BLOCK_S = 10.0  # of one work over time, drawn as a whole
+FEWEST_BLOCKS = 8  # where a work is short, its blocks are shorter
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ class Bootstrap:
     def mean(self, values: Array, works: Sequence[str]) -> Estimate:
         """Estimate the mean of one value per row, (n,)."""
         return self.estimate(lambda picked: float(values[picked].mean()), works)
+
+
+def time_blocks(n: int, step_s: float) -> list[str]:
+    """Return the block that each of n points of one work belongs to, ``step_s`` apart, for a bootstrap.
+
+    Neighboring points are not independent, so blocks of time are drawn as a whole. They do not overlap
+    (Carlstein 1986, Ann. Stat. 14:1171).
+    """
+    block_s = min(BLOCK_S, n * step_s / FEWEST_BLOCKS)
+    return [str(int(k * step_s / block_s)) for k in range(n)]
 
 
 def asked_on(path: str, own_path: str) -> str:

@@ -10,13 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS, Clip, reads_frames, reads_sound
 from vaemotion.contract.media.files import MediaError
@@ -28,8 +29,17 @@ from vaemotion.evaluation.benchmark.report import markdown, summary, write_repor
 from vaemotion.evaluation.benchmark.results import Report, make_report
 from vaemotion.evaluation.benchmark.rows import AffectRow, AnswerRow, Bootstrap, MediumKey, medium_key
 from vaemotion.evaluation.benchmark.seeds import model_names, seeds_markdown, spread_over_models, write_seeds
+from vaemotion.evaluation.benchmark.series import (
+    ReadsWindows,
+    WindowRow,
+    decoded_parts,
+    rated_ends_s,
+    window_rows,
+)
 
 __all__ = ["evaluate", "run_benchmark", "write_report"]
+
+INDUCED = "label of an induced emotion, which this model does not predict"
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,10 @@ def evaluate(
 
     Multiple choice is scored by the mean token log-probability of options that the prompt does not list and,
     in every rotation, by a greedy answer to a prompt that lists them. Valence, arousal and emotions are
-    compared once per medium, path and construct. ``left_out`` of the report counts questions without options,
-    labels of induced emotions that the model does not predict and, in a control run, items whose medium lacks
-    the path.
+    compared once per medium, path and construct. Where labels change over time, a window each second is
+    compared. ``left_out`` of the report counts questions without options, labels that the model does not
+    predict (of induced emotions, of other emotions than its own) and, in a control run, items whose medium
+    lacks the path.
 
     Raises MediaError for media that cannot be decoded or lack what their own path needs. Raises UserError
     when there is nothing to measure or the model answers with values that are not finite.
@@ -68,16 +79,24 @@ def evaluate(
     start_s, path = time.monotonic(), settings.path
     answers: list[AnswerRow] = []
     readings: list[AffectRow] = []
-    left_out: Counter[str] = Counter()
+    windows: list[WindowRow] = []
+    left_out = _unasked(items)
+    items = [_with_emotions_of(predict, item, left_out) for item in items]
     media = list(_by_medium(items, path).values())
     for by_path in track(media, "media", console=Console(stderr=True), disable=not progress):
-        first = next(iter(by_path.values()))[0]
-        clip = load_clip(first, media_root)
+        whole = [item for path_items in by_path.values() for item in path_items if _is_about_whole(item)]
+        clip = load_clip(whole[0], media_root) if whole else None
         for asked_path, path_items in by_path.items():
-            if path is None:
-                _check_media(clip, asked_path, path_items[0])
-            elif missing := _missing(clip, path):
-                left_out[f"item without {missing} for the path '{path}'"] += len(path_items)
+            for item in path_items:
+                if item.series_rate_hz is not None:
+                    windows += _windows(
+                        item, asked_path, media_root, predict, left_out, control=path is not None
+                    )
+            path_items = [item for item in path_items if _is_about_whole(item)]
+            if clip is None or not path_items:
+                continue
+            if missing := _missing(clip, asked_path):
+                _leave_out(missing, asked_path, path_items, left_out, control=path is not None)
                 continue
             asked = [item for item in path_items if item.options is not None]
             questions = [_question(item, settings.rotations) for item in asked]
@@ -85,11 +104,62 @@ def evaluate(
             _check_prediction(prediction, questions, path_items[0])
             answers += _answers(asked, asked_path, prediction)
             readings += _readings(path_items, asked_path, prediction)
-            left_out += _left_out(path_items, prediction)
-    if not answers and not readings:
+            unpredicted = [i for i in path_items if _is_labeled(i) and not _affect(prediction, i.construct)]
+            left_out[INDUCED] += len(unpredicted)
+    if not answers and not readings and not windows:
         raise UserError(_nothing_to_measure(left_out))
     wall_s = time.monotonic() - start_s
-    return make_report(answers, readings, left_out, path, settings.bootstrap, wall_s)
+    return make_report(answers, readings, windows, left_out, path, settings.bootstrap, wall_s)
+
+
+def _unasked(items: Sequence[Item]) -> Counter[str]:
+    """Count the items that have nothing to measure."""
+    bare = [item for item in items if not _is_about_whole(item) and item.series_rate_hz is None]
+    without_options = [item for item in items if item.question is not None and item.options is None]
+    return Counter(
+        {
+            "question without options": len(without_options),
+            "clip without a question or labels": sum(item.question is None for item in bare),
+        }
+    )
+
+
+def _with_emotions_of(predict: Predict, item: Item, left_out: Counter[str]) -> Item:
+    """Return an item whose distribution is in the order of the model's emotions, or without it."""
+    emotions = predict.constants.emotions if isinstance(predict, ReadsWindows) else EMOTIONS
+    names = item.emotion_names or EMOTIONS
+    if item.emotion_distribution is None or names == emotions:
+        return item
+    if set(names) != set(emotions):
+        left_out["distribution of other emotions than the model's"] += 1
+        return replace(item, emotion_distribution=None, emotion_names=None)
+    shares = dict(zip(names, item.emotion_distribution, strict=True))
+    ordered = tuple(shares[name] for name in emotions)
+    return replace(item, emotion_distribution=ordered, emotion_names=emotions)
+
+
+def _windows(
+    item: Item, path: str, media_root: Path, predict: Predict, left_out: Counter[str], *, control: bool
+) -> list[WindowRow]:
+    """Read the windows of an item with a series; count it where there are none."""
+    if not isinstance(predict, ReadsWindows):
+        left_out["series of labels, of which this predictor reads no windows"] += 1
+        return []
+    rows: list[WindowRow] = []
+    for clip, start_s, ends_s in decoded_parts(
+        item, media_root, rated_ends_s(item), predict.constants.front_end
+    ):
+        if missing := _missing(clip, path):
+            _leave_out(missing, path, [item], left_out, control=control)
+            return []
+        rows += window_rows(item, path, predict, clip, start_s, ends_s)
+        if not rows:
+            left_out[INDUCED] += 1
+            return []
+    for row in rows:
+        _check_finite([row.affect], item)
+    left_out["series that rates no whole second of its medium"] += not rows
+    return rows
 
 
 def run_benchmark(
@@ -169,22 +239,17 @@ def _affect(prediction: Prediction, construct: str | None) -> Affect | None:
     return prediction.affect if construct == "expressed" else prediction.induced
 
 
+def _is_about_whole(item: Item) -> bool:
+    """Return True where an item asks about the whole medium, or labels it."""
+    return item.options is not None or _is_labeled(item)
+
+
 def _is_labeled(item: Item) -> bool:
     return not (item.valence is None and item.arousal is None and item.emotion_distribution is None)
 
 
-def _left_out(path_items: Sequence[Item], prediction: Prediction) -> Counter[str]:
-    unpredicted = [i for i in path_items if _is_labeled(i) and _affect(prediction, i.construct) is None]
-    return Counter(
-        {
-            "question without options": sum(i.question is not None and i.options is None for i in path_items),
-            "label of an induced emotion, which this model does not predict": len(unpredicted),
-        }
-    )
-
-
 def _nothing_to_measure(left_out: Counter[str]) -> str:
-    listed = ", ".join(f"{count} × {reason}" for reason, count in left_out.items())
+    listed = ", ".join(f"{count} × {reason}" for reason, count in left_out.items() if count)
     return "there is nothing to measure: no item has options or labels" + (f" ({listed})" if listed else "")
 
 
@@ -195,17 +260,31 @@ def _missing(clip: Clip, path: str) -> str | None:
     return "pictures" if reads_frames(path) and not clip.frames else None
 
 
-def _check_media(clip: Clip, path: str, item: Item) -> None:
-    if missing := _missing(clip, path):
+def _leave_out(
+    missing: str, path: str, items: Sequence[Item], left_out: Counter[str], *, control: bool
+) -> None:
+    """Count items whose medium lacks what ``path`` reads. Raises MediaError where it is their own path."""
+    if not control:
+        item = items[0]
         raise MediaError(
             f"item '{item.id}' is for the path '{path}', but {' and '.join(item.media)} has no {missing}"
         )
+    left_out[f"item without {missing} for the path '{path}'"] += len(items)
 
 
 def _check_prediction(prediction: Prediction, questions: Sequence[Question], item: Item) -> None:
     """Refuse values that are not finite, and name the item: a NaN would lose every comparison in silence."""
-    numbers: list[object] = list(prediction.answers)
-    for affect in (prediction.affect, prediction.induced):
+    _check_finite([prediction.affect, prediction.induced], item, prediction.answers)
+    got, expected = [len(scores) for scores in prediction.answers], [len(q.options) for q in questions]
+    assert got == expected, f"a predictor answers each option once: expected {expected}, got {got}"
+    rotations = [q.rotations for q in questions]
+    written = [len(texts) for texts in prediction.written] or [0] * len(questions)
+    assert written == rotations, f"a predictor writes once per rotation: expected {rotations}, got {written}"
+
+
+def _check_finite(affects: Sequence[Affect | None], item: Item, answers: Sequence[object] = ()) -> None:
+    numbers: list[object] = list(answers)
+    for affect in affects:
         if affect is not None:
             numbers += [affect.valence, affect.arousal, affect.valence_sd, affect.arousal_sd, affect.emotions]
     if not all(np.isfinite(np.asarray(values, np.float64)).all() for values in numbers):
@@ -213,8 +292,3 @@ def _check_prediction(prediction: Prediction, questions: Sequence[Question], ite
             f"the model answers item '{item.id}' with values that are not finite; "
             "its files may be damaged, make them again"
         )
-    got, expected = [len(scores) for scores in prediction.answers], [len(q.options) for q in questions]
-    assert got == expected, f"a predictor answers each option once: expected {expected}, got {got}"
-    rotations = [q.rotations for q in questions]
-    written = [len(texts) for texts in prediction.written] or [0] * len(questions)
-    assert written == rotations, f"a predictor writes once per rotation: expected {rotations}, got {written}"

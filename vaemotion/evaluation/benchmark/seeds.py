@@ -24,6 +24,7 @@ SECTIONS = {
     "affects": "Valence and arousal",
     "gains": "Both modalities against the better one (CCC)",
     "distributions": "Emotion distributions (Jensen-Shannon divergence, bits)",
+    "series": "Valence and arousal over time",
 }
 # Texts that are a result and do not identify a row.
 _FINDINGS = ("best_single",)

@@ -14,9 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vaemotion.contract.errors import UsageError
 from vaemotion.evaluation.benchmark.rows import Bootstrap, Estimate
-from vaemotion.evaluation.hearing.listening import content_scores, encode_audio
-from vaemotion.evaluation.hearing.material import Array, Indices, Material, other_clips, progress, silence
+from vaemotion.evaluation.hearing.listening import encode_audio, question_scores
+from vaemotion.evaluation.hearing.material import (
+    Array,
+    Indices,
+    Material,
+    noise,
+    other_clips,
+    progress,
+    silence,
+)
 from vaemotion.model.audio_pathway import AudioPathway
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
@@ -39,12 +48,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The conditions on one material.
+    """The conditions on one material. ``kind``: see `Material`.
 
     ``confusion``: number of clips of each class (row) that the model recognizes as each class (column).
     """
 
     material: str
+    kind: str
+    question: str
     options: tuple[str, ...]
     chance: float
     clips: int
@@ -121,6 +132,8 @@ def recognition(
         conditions.append(Condition(condition.name, condition.kind, accuracy, condition.note))
     return Recognition(
         material=material.name,
+        kind=material.kind,
+        question=material.question,
         options=material.options,
         chance=material.chance,
         clips=len(material.truth),
@@ -154,7 +167,8 @@ def _conditions(
     """List the conditions to measure. ``own``: the model's scores, (n, classes)."""
 
     def same_for_all_clips(audio: Tensor | None) -> Array:
-        return content_scores(model, None, audio, 1, material.options).double().cpu().numpy()
+        scores = question_scores(model, None, audio, 1, material.question, material.options)
+        return scores.double().cpu().numpy()
 
     def scores_with(pathway: AudioPathway) -> Array:
         with hearing_with(model, pathway):
@@ -171,18 +185,16 @@ def _conditions(
     def probe(name: str, features: str, steps: Callable[[Material], Tensor]) -> _PendingCondition:
         return _probe(name, features, material, training, steps)
 
-    silent = silence(model.config.front_end)
+    front_end = model.config.front_end
+    silent, noisy = silence(front_end), noise(front_end, seed)
     return [
         _PendingCondition(
             "the model", MODEL, "sound alone; scores averaged over a clip's windows", lambda: own
         ),
         control("blind text", "the question without any media", lambda: same_for_all_clips(None)),
         control("silence", "a silent window", lambda: same_for_all_clips(encode_audio(model, silent))),
-        control(
-            "another clip's sound",
-            "always of another class: perfect recognition has 0 here",
-            lambda: own[other_clips(material.truth, seed)],
-        ),
+        control("noise", "a window of white noise", lambda: same_for_all_clips(encode_audio(model, noisy))),
+        _another_sound(material, own, seed),
         control(
             "random projector",
             "the trained encoder with a new projector, initialized as in stage 1",
@@ -193,6 +205,16 @@ def _conditions(
         probe("probe on the model's audio tokens", "audio tokens", lambda m: encode_audio(model, m.log_mel)),
         probe("probe on log-mel statistics", "log-mel, without the model", lambda m: m.log_mel),
     ]
+
+
+def _another_sound(material: Material, own: Array, seed: int) -> _PendingCondition:
+    name = "another clip's sound"
+    try:
+        others = other_clips(material.truth, seed)
+    except UsageError as error:
+        return _PendingCondition(name, CONTROL, f"not measured: {error}", None)
+    note = "always of another class: perfect recognition has 0 here"
+    return _PendingCondition(name, CONTROL, note, lambda: own[others])
 
 
 def _probe(
@@ -223,7 +245,7 @@ def _probe(
 def sound_scores(model: VAEmotionLLM, material: Material) -> Array:
     """Score every class for every clip from its sound alone, (n, classes)."""
     audio = encode_audio(model, material.log_mel)
-    scores = content_scores(model, None, audio, len(audio), material.options)
+    scores = question_scores(model, None, audio, len(audio), material.question, material.options)
     return material.per_clip(scores.double().cpu().numpy())
 
 

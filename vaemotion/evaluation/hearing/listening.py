@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from vaemotion.contract import prompts
-from vaemotion.data.art.art import CONTENT_CLASSES
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 _CHUNK = 48  # windows in one batch
@@ -30,20 +28,6 @@ def encode_audio(model: VAEmotionLLM, log_mel: Tensor) -> Tensor:
     return torch.cat([audio(log_mel[c].float().to(model.device)) for c in _chunks(len(log_mel))])
 
 
-def content_scores(
-    model: VAEmotionLLM,
-    visual: Tensor | None,
-    audio: Tensor | None,
-    count: int,
-    options: Sequence[str] = CONTENT_CLASSES,
-) -> Tensor:
-    """Score the options of the question "What is this?", (count, options).
-
-    In: visual tokens (count, N_v, D), audio tokens (count, N_a, D), both, or neither.
-    """
-    return question_scores(model, visual, audio, count, prompts.CONTENT.text, options)
-
-
 def question_scores(
     model: VAEmotionLLM,
     visual: Tensor | None,
@@ -54,7 +38,7 @@ def question_scores(
 ) -> Tensor:
     """Score the options of a question by mean token log-probability, (count, options).
 
-    In: as in ``content_scores``.
+    In: visual tokens (count, N_v, D), audio tokens (count, N_a, D), both, or neither.
     """
     scores: list[Tensor] = []
     for chunk in _chunks(count):

@@ -23,9 +23,11 @@ _DPI = 120
 
 def draw_plots(report: HearingReport) -> dict[str, bytes]:
     """Draw every plot as PNG, by file name."""
-    made = {"conditions.png": _conditions(report.recognised), "follow.png": _swapped_sound(report.followed)}
-    for number, found in enumerate(report.recognised):
-        made[confusion_file(number)] = _confusion(found)
+    made = {"conditions.png": _conditions(report.recognised)}
+    if report.followed:
+        made["follow.png"] = _swapped_sound(report.followed)
+    for found in report.recognised:
+        made[confusion_file(found.kind)] = _confusion(found)
     return {name: _png(figure) for name, figure in made.items()}
 
 
@@ -53,18 +55,21 @@ def _conditions(recognised: Sequence[Recognition]) -> Figure:
     return figure
 
 
-def _swapped_sound(found: SwappedSound) -> Figure:
-    figure = Figure(figsize=(6.4, 2.2), layout="constrained")
-    axes: Any = figure.subplots()
-    rows = {
-        "the class seen": (found.sight, "#2b6cb0"),
-        "the class heard": (found.sound, "#c2572b"),
-        "neither": (found.neither, "#8a8f98"),
-    }
-    for position, (share, color) in enumerate(rows.values()):
-        _bar(axes, position, share, color)
-    _finish(axes, list(rows))
-    axes.set_title("Sight of one class, sound of another: what is named, 95 % intervals", fontsize=10)
+def _swapped_sound(followed: Sequence[SwappedSound]) -> Figure:
+    """Plot one panel per material."""
+    figure = Figure(figsize=(2.2 + 4.2 * len(followed), 2.2), layout="constrained")
+    panels: Any = figure.subplots(1, len(followed), sharey=True, squeeze=False)
+    for axes, found in zip(panels[0], followed, strict=True):
+        rows = {
+            "the class seen": (found.sight, "#2b6cb0"),
+            "the class heard": (found.sound, "#c2572b"),
+            "neither": (found.neither, "#8a8f98"),
+        }
+        for position, (share, color) in enumerate(rows.values()):
+            _bar(axes, position, share, color)
+        _finish(axes, list(rows))
+        axes.set_title(found.material, fontsize=9)
+    figure.suptitle("Sight of one class, sound of another: what is named, 95 % intervals", fontsize=10)
     return figure
 
 

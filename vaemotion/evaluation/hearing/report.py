@@ -17,7 +17,8 @@ from pathlib import Path
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import SILENCE_RMS
 from vaemotion.contract.words import markdown_table
-from vaemotion.evaluation.hearing.alignment import COLOR_WORDS, RETRIEVED, SCALES, SHAPE_CLASS, SHAPE_WORDS
+from vaemotion.evaluation.hearing.alignment import COLOR_WORDS, LEVELS, RETRIEVED, SHAPE_WORDS
+from vaemotion.evaluation.hearing.material import MANIFEST, PROCEDURAL
 from vaemotion.evaluation.hearing.verdict import HearingReport, Rule, confusion_file
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -104,52 +105,59 @@ def _recognition(report: HearingReport) -> tuple[Part, ...]:
     parts: list[Part] = [
         Plot("conditions.png", "Accuracy of every condition with 95 % intervals, and chance")
     ]
-    for number, found in enumerate(report.recognised):
+    for found in report.recognised:
         parts.append(
             f"{found.material[0].upper()}{found.material[1:]}: {found.clips} clips, {found.windows} "
-            f"windows, {len(found.options)} classes, chance {found.chance:.3f}. The question is “What is "
-            "this?”; the answer is the class with the highest mean token log-probability."
+            f"windows, {len(found.options)} classes, chance {found.chance:.3f}. The question is "
+            f"“{found.question}”; the answer is the class with the highest mean token log-probability."
         )
         rows = tuple((c.name, c.kind, c.accuracy or "–", c.note) for c in found.conditions)
         parts.append(Table(("condition", "kind", "accuracy", ""), rows))
-        parts.append(Plot(confusion_file(number), f"Confusion matrix: {found.material}"))
+        parts.append(Plot(confusion_file(found.kind), f"Confusion matrix: {found.material}"))
     return tuple(parts)
 
 
 def _retrieval(report: HearingReport) -> tuple[Part, ...]:
-    asked = ", ".join(f"“{question}” ({len(options)} answers)" for question, options in SCALES)
+    asked = ", ".join(f"“{question}” ({len(options)} answers)" for question, options in LEVELS)
     text = (
         "Audio and visual tokens share the language model's space, but no training matches their pooled "
         "tokens: stage 1 makes the answers alike. So clips are ranked by the Jensen-Shannon divergence of "
-        f"the answers' distributions, summed over {asked}. A distribution is the softmax of the options' "
-        "mean token log-probabilities. For comparison, clips are also ranked by the cosine of mean tokens, "
-        "and by the true class alone. Clips at equal distance are taken in random order."
+        f"the answers' distributions, summed over the question about content, {asked}. A distribution is the "
+        "softmax of the options' mean token log-probabilities. For comparison, clips are also ranked by the "
+        "cosine of mean tokens, and by the true class alone. Clips at equal distance are taken in random "
+        "order."
     )
-    rows = tuple(
-        (r.name, *(f"{r.recall[k]}, chance {r.chance(k):.3f}" for k in RETRIEVED)) for r in report.retrieved
-    )
-    return text, Table((f"among {report.retrieved[0].clips} clips", *(f"R@{k}" for k in RETRIEVED)), rows)
+    parts: list[Part] = [text, *(f"Not measured: {each}." for each in report.not_measured)]
+    for material in dict.fromkeys(way.material for way in report.retrieved):
+        ways = [way for way in report.retrieved if way.material == material]
+        rows = tuple(
+            (way.name, *(f"{way.recall[k]}, chance {way.chance(k):.3f}" for k in RETRIEVED)) for way in ways
+        )
+        head = (f"{material}, among {ways[0].clips}", *(f"R@{k}" for k in RETRIEVED))
+        parts.append(Table(head, rows))
+    return tuple(parts)
 
 
 def _swapped_sound(report: HearingReport) -> tuple[Part, ...]:
-    found = report.followed
     text = (
         "[V; A] with the sound of a clip of another class. Stage 1 trains the model to answer from both as "
         "it answers from sight alone. So answers should follow sight; answers that follow the sound are a "
         "disturbance."
     )
-    rows = (
-        ("names the class seen (follows sight)", found.sight),
-        ("names the class heard (follows sound)", found.sound),
-        ("names neither", found.neither),
-        ("for comparison, accuracy from sight alone", found.sight_alone),
-        ("for comparison, accuracy from sight with its own sound", found.together),
+    if not report.followed:
+        return text, "Not measured: no material has enough clips with frames."
+    names = {
+        "sight": "names the class seen (follows sight)",
+        "sound": "names the class heard (follows sound)",
+        "neither": "names neither",
+        "sight_alone": "for comparison, accuracy from sight alone",
+        "together": "for comparison, accuracy from sight with its own sound",
+    }
+    rows = tuple(
+        (name, *(getattr(found, field) for found in report.followed)) for field, name in names.items()
     )
-    return (
-        text,
-        Table(("answer", "share"), rows),
-        Plot("follow.png", "Classes that swapped pairs are named by"),
-    )
+    head = ("answer", *(f"share, {found.material}" for found in report.followed))
+    return text, Table(head, rows), Plot("follow.png", "Classes that swapped pairs are named by")
 
 
 def _leakage(report: HearingReport) -> tuple[Part, ...]:
@@ -162,42 +170,43 @@ def _leakage(report: HearingReport) -> tuple[Part, ...]:
         (row.material, row.question, row.answers, row.rate, "; ".join(row.examples) or "–")
         for row in report.leaked
     )
-    also = (
-        f"“{SHAPE_CLASS}” is the name of a class and does not count; its share among clips of other classes:"
-    )
-    shapes = tuple((s.material, s.answers, s.rate or "–") for s in report.shape_class)
     words = f"Color words: {', '.join(sorted(COLOR_WORDS))}. Shape words: {', '.join(sorted(SHAPE_WORDS))}."
-    return (
-        text,
-        Table(("material", "question", "answers", "rate", "examples"), leaks),
-        also,
-        Table(("material", "answers", f"holds “{SHAPE_CLASS}”"), shapes),
-        words,
-    )
+    parts: tuple[Part, ...] = (text, Table(("material", "question", "answers", "rate", "examples"), leaks))
+    if report.visual_classes:
+        also = (
+            "Names of classes do not count. The share of those with such a word among clips of other classes:"
+        )
+        rows = tuple(
+            (each.material, each.name, each.answers, each.rate or "–") for each in report.visual_classes
+        )
+        parts = (*parts, also, Table(("material", "class", "answers", "share that holds it"), rows))
+    return (*parts, words)
 
 
 def _method(report: HearingReport) -> tuple[Part, ...]:
     bootstrap, origin = report.bootstrap, report.origin
+    kinds = {found.kind for found in report.recognised}
     works = (
         f"Procedural works: {origin['works']} of split {origin['split']} (seed {origin['seed']}), which no "
         f"stage trains on, one window each. The probes are fitted on {origin['probe_works']} works of split "
         "train that no stage trains on."
     )
     silence_dbfs = 20 * math.log10(SILENCE_RMS)
-    recordings = (
-        "Recordings: windows are spread evenly, about half a window apart; the last ends with the "
-        f"recording. Windows below {silence_dbfs:.0f} dBFS RMS are left out where there are others; scores "
-        "are averaged over the rest."
+    clips = (
+        "Clips of the manifest: a film is heard in one window, with its frames. A sound is heard in windows "
+        "spread evenly, about half a window apart; the last ends with the sound. Windows below "
+        f"{silence_dbfs:.0f} dBFS RMS are left out where there are others; scores are averaged over the rest."
     )
     adapter = (
         "The checkpoint is complete, but stage 1 alone is measured, without the EmoAdapter. On the device, "
         "questions about emotion are answered by the EmoAdapter."
     )
     intervals = (
-        f"Brackets: 95 % bootstrap intervals over works and recordings, {bootstrap.resamples} resamples, "
+        f"Brackets: 95 % bootstrap intervals over works, {bootstrap.resamples} resamples, "
         f"seed {bootstrap.seed}."
     )
-    paragraphs = [works, recordings, _matched_pairs(report)]
+    paragraphs = [*([works] if PROCEDURAL in kinds else []), *([clips] if MANIFEST in kinds else [])]
+    paragraphs.append(_matched_pairs(report))
     paragraphs += [adapter] if origin.get("complete_checkpoint") else []
     rows = tuple((key.replace("_", " "), json.dumps(value)) for key, value in origin.items())
     return (*paragraphs, intervals, Table(("", ""), rows))
@@ -214,7 +223,7 @@ def _matched_pairs(report: HearingReport) -> str:
     if not origin.get("stage_1_recordings"):
         return f"{rule} Stage 1 of this checkpoint used no recordings, according to its lineage."
     text = f"{rule} Stage 1 of this checkpoint used {origin['stage_1_recordings']} recordings in this way."
-    if origin.get("recordings_sha256") in (None, origin.get("stage_1_recordings_sha256")):
+    if origin.get("manifest_sha256") in (None, origin.get("stage_1_recordings_sha256")):
         return text
     return (
         f"{text} Their manifest is another one than the manifest measured here, so this report cannot rule "

@@ -1,8 +1,8 @@
 """``vaemotion evaluate hearing``: a report on what a checkpoint recognizes from sound alone.
 
-In: a checkpoint after stage 1, works that no stage trains on, and recordings when there are any. Of a
-complete checkpoint, stage 1 is measured: the language model's answers, without the EmoAdapter. Out:
-``hearing.json``, ``hearing.md``, ``hearing.html`` and plots.
+In: a checkpoint after stage 1, held-out clips of a manifest, and works of procedural art for a checkpoint
+that learned on such works. Of a complete checkpoint, stage 1 is measured: the language model's answers,
+without the EmoAdapter. Out: ``hearing.json``, ``hearing.md``, ``hearing.html`` and plots.
 """
 
 from __future__ import annotations
@@ -14,17 +14,28 @@ from typing import Any
 
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
-from vaemotion.data.manifest.item import Item
-from vaemotion.data.manifest.manifest import read_manifest
+from vaemotion.data.clips.held_out import open_held_out
 from vaemotion.evaluation.benchmark.rows import Bootstrap
-from vaemotion.evaluation.hearing.alignment import leakage, retrieval, swapped_sound
+from vaemotion.evaluation.hearing.alignment import (
+    Retrieval,
+    SwappedSound,
+    leakage,
+    retrieval,
+    swapped_sound,
+)
 from vaemotion.evaluation.hearing.conditions import (
     BaselineEncoder,
     BaselineEncoders,
     random_projector,
     recognition,
 )
-from vaemotion.evaluation.hearing.material import Material, procedural_material, recordings_material
+from vaemotion.evaluation.hearing.listening import encode_audio
+from vaemotion.evaluation.hearing.material import (
+    FEWEST_SEEN,
+    Material,
+    manifest_material,
+    procedural_material,
+)
 from vaemotion.evaluation.hearing.report import markdown, write_hearing_report
 from vaemotion.evaluation.hearing.verdict import HearingReport, targets, verdict, verdict_rules
 from vaemotion.model.checkpoint import load_checkpoint, read_config
@@ -40,15 +51,15 @@ class HearingOptions:
     """Options of the hearing report.
 
     ``shuffled``, ``ce_only``: checkpoints to compare with, trained on shuffled pairs and with CE only.
-    ``recordings``: a manifest of recordings, with ``media_root``, the folder that its paths start from.
-    ``split``: of the works and recordings to measure. ``works``: number of procedural works. The bootstrap's
-    seed also selects the works.
+    ``manifest``: held-out clips, a manifest or shards, with ``media_root``, the folder that a manifest's
+    paths start from. ``split``: of the works and clips to measure. ``works``: number of procedural works. The
+    bootstrap's seed also selects the works.
     """
 
     shuffled: Path | None = None
     ce_only: Path | None = None
-    recordings: Path | None = None
-    media_root: Path | None = None
+    manifest: Path | None = None
+    media_root: Path = Path()
     split: str = "test"
     works: int = 300
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
@@ -59,73 +70,107 @@ class HearingOptions:
             raise UsageError(f"--split must be one that nothing was trained on, {known}, got '{self.split}'")
         if self.works < FEWEST_WORKS:
             raise UsageError(f"--works must be at least {FEWEST_WORKS}, got {self.works}")
-        if (self.recordings is None) != (self.media_root is None):
-            raise UsageError(
-                "--recordings and --media-root go together: a manifest, and the folder that its paths start "
-                "from"
-            )
 
 
 def run_hearing(model: Path, out: Path, options: HearingOptions) -> None:
     """Measure a checkpoint, write the report to ``out`` and print it.
 
-    Raises UsageError for a baseline checkpoint that cannot be compared, UserError for a checkpoint without an
-    audio pathway.
+    Raises UsageError for a baseline checkpoint that cannot be compared, and for a checkpoint that did not
+    learn on procedural art without a manifest; UserError for one without an audio pathway.
     """
     loaded = _load_with_audio(model)
+    knows_art = stage_one(model).get("procedural", True)  # older checkpoints were trained on nothing else
+    if not knows_art and options.manifest is None:
+        raise UsageError(
+            f"{model} did not learn on procedural art, so that its works say nothing about it; give "
+            "--manifest with held-out clips like its training data"
+        )
     baselines = (
         _baseline(options.shuffled, model, loaded, Override("shuffled", "pairing", "shuffled")),
         _baseline(options.ce_only, model, loaded, Override("ce-only", "kd_weight", 0)),
     )
-    items: Sequence[Item] = []
-    if options.recordings is not None and options.media_root is not None:
-        items = read_manifest(options.recordings, options.media_root)
-    report = measure(loaded, baselines, items, options, _origin(model, options))
+    # The manifest first: what is wrong with it shows before the works are drawn.
+    held_out = [] if options.manifest is None else [_held_out(loaded, options.manifest, options)]
+    pairs = [*([_procedural(loaded, options)] if knows_art else []), *held_out]
+    report = measure(loaded, baselines, pairs, options.bootstrap, _origin(model, options))
     write_hearing_report(report, out)
     print(markdown(report))
     print(f"\nwritten to {out}")
 
 
+Measured = tuple[Material, Material | None]  # material to measure, and to fit probes on
+
+
+def _procedural(model: VAEmotionLLM, options: HearingOptions) -> Measured:
+    works, seed = options.works, options.bootstrap.seed
+    training = procedural_material(model, "train", PROBE_SHARE * works, seed, with_visual=False)
+    return procedural_material(model, options.split, works, seed), training
+
+
+def _held_out(model: VAEmotionLLM, manifest: Path, options: HearingOptions) -> Measured:
+    spec, media_root, front_end = str(manifest), options.media_root, model.config.front_end
+    measured = manifest_material(model, open_held_out(spec, media_root, front_end, (options.split,)))
+    try:
+        training = manifest_material(model, open_held_out(spec, media_root, front_end, ("train",)), measured)
+    except UsageError:  # it has no such split, or too little in it
+        training = None
+    return measured, training
+
+
 def measure(
     model: VAEmotionLLM,
     baselines: tuple[BaselineEncoder, BaselineEncoder],
-    items: Sequence[Item],
-    options: HearingOptions,
+    pairs: Sequence[Measured],
+    bootstrap: Bootstrap,
     origin: dict[str, Any],
 ) -> HearingReport:
     """Measure everything in the hearing report on a model with an audio pathway.
 
-    ``baselines``: trained on shuffled pairs, and with CE only. ``items``: of a manifest of recordings, may be
-    empty.
+    ``baselines``: trained on shuffled pairs, and with CE only.
     """
-    bootstrap, split, media_root = options.bootstrap, options.split, options.media_root or Path()
-    works, seed = options.works, bootstrap.seed
-    procedural = procedural_material(model, split, works, seed)
-    training = procedural_material(model, "train", PROBE_SHARE * works, seed, with_visual=False)
-    pairs: list[tuple[Material, Material | None]] = [(procedural, training)]  # to measure, to fit probes on
-    if items:
-        recordings = recordings_material(items, media_root, split, model)
-        has_train = any(item.split == "train" for item in items)
-        fitted_on = recordings_material(items, media_root, "train", model) if has_train else None
-        pairs.append((recordings, fitted_on))
-    norm = procedural.visual.norm(dim=-1).mean().item()
-    encoders = BaselineEncoders(random_projector(model, norm, seed), *baselines)
+    encoders = BaselineEncoders(
+        random_projector(model, _token_norm(model, pairs), bootstrap.seed), *baselines
+    )
     recognised = tuple(recognition(model, encoders, *pair, bootstrap) for pair in pairs)
-    retrieved = retrieval(model, procedural, bootstrap)
+    retrieved: list[tuple[Retrieval, ...]] = []
+    followed: list[SwappedSound] = []
+    not_measured: list[str] = []
+    for material, _ in pairs:
+        clips = material.with_frames(bootstrap.seed)
+        if clips is None:
+            not_measured.append(
+                f"{material.name}: {len(material.seen)} clips have frames; retrieval and swapped sound need "
+                f"{FEWEST_SEEN}"
+            )
+            continue
+        retrieved.append(retrieval(model, clips, bootstrap))
+        try:
+            followed.append(swapped_sound(model, clips, bootstrap))
+        except UsageError as error:
+            not_measured.append(f"{material.name}: no swapped sound: {error}")
     leaks = [leakage(model, material, bootstrap) for material, _ in pairs]
-    rules = verdict_rules(recognised, retrieved[0])
+    rules = verdict_rules(recognised, [ways[0] for ways in retrieved])
     return HearingReport(
         verdict=verdict(rules),
         rules=rules,
         targets=targets(recognised),
         recognised=recognised,
-        retrieved=retrieved,
-        followed=swapped_sound(model, procedural, bootstrap),
+        retrieved=tuple(way for ways in retrieved for way in ways),
+        followed=tuple(followed),
         leaked=tuple(row for rows, _ in leaks for row in rows),
-        shape_class=tuple(shape for _, shape in leaks),
+        visual_classes=tuple(each for _, classes in leaks for each in classes),
+        not_measured=tuple(not_measured),
         bootstrap=bootstrap,
         origin=origin,
     )
+
+
+def _token_norm(model: VAEmotionLLM, pairs: Sequence[Measured]) -> float:
+    """Return the mean norm of visual tokens, or of audio tokens where no clip has frames."""
+    for material, _ in pairs:
+        if len(material.seen):
+            return material.visual.norm(dim=-1).mean().item()
+    return encode_audio(model, pairs[0][0].log_mel[:1]).norm(dim=-1).mean().item()
 
 
 def _load_with_audio(folder: Path) -> VAEmotionLLM:
@@ -156,7 +201,8 @@ def _baseline(
         command = f"vaemotion train align --config CONFIG {override} --out runs/{option}"
         note = f"not given; train it with `{command}` and the model's configuration, "
         return BaselineEncoder(None, f"{note}then add --{option} runs/{option}")
-    baseline, settings, own = _load_with_audio(folder), stage_one(folder), stage_one(model_folder)
+    baseline = _load_with_audio(folder)
+    settings, own = (stage_one(each).get("align", {}) for each in (folder, model_folder))
     value = settings.get(override.key)
     if value != override.value:
         has = "no such setting" if value is None else f"align.{override.key}={value}"
@@ -175,8 +221,8 @@ def _baseline(
 
 
 def stage_one(folder: Path) -> dict[str, Any]:
-    """Read the settings of stage 1 from a checkpoint's lineage; empty where it records none."""
-    return read_config(folder).get("lineage", {}).get("align", {}).get("align", {})
+    """Read what a checkpoint's lineage records of stage 1; empty where it records nothing."""
+    return read_config(folder).get("lineage", {}).get("align", {})
 
 
 def _base_sha256(folder: Path) -> str:
@@ -185,16 +231,15 @@ def _base_sha256(folder: Path) -> str:
 
 def _origin(model: Path, options: HearingOptions) -> dict[str, Any]:
     """Record the checkpoints, data and settings of a report as plain values."""
-    config, recordings = read_config(model), options.recordings
-    stage: dict[str, Any] = config["lineage"].get("align", {})
+    config, stage, manifest = read_config(model), stage_one(model), options.manifest
     return {
         "model": str(model),
         "components_sha256": {name: part["sha256"] for name, part in config["components"].items()},
         "complete_checkpoint": "adapter" in config["components"],
         "shuffled": None if options.shuffled is None else str(options.shuffled),
         "ce_only": None if options.ce_only is None else str(options.ce_only),
-        "recordings": None if recordings is None else str(recordings),
-        "recordings_sha256": None if recordings is None else sha256_of(recordings),
+        "manifest": None if manifest is None else str(manifest),
+        "manifest_sha256": None if manifest is None or not manifest.is_file() else sha256_of(manifest),
         "stage_1_recordings": stage.get("recordings", 0),
         "stage_1_recordings_sha256": stage.get("recordings_manifest_sha256", ""),
         "stage_1_pairing": stage.get("align", {}).get("pairing", "synchronised"),

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from vaemotion.evaluation.benchmark.rows import Bootstrap
-from vaemotion.evaluation.hearing.alignment import RETRIEVED, Leakage, Retrieval, ShapeClass, SwappedSound
+from vaemotion.evaluation.hearing.alignment import RETRIEVED, Leakage, Retrieval, SwappedSound, VisualClass
 from vaemotion.evaluation.hearing.conditions import CONTROL, Recognition
+from vaemotion.evaluation.hearing.material import MANIFEST, PROCEDURAL
 
 RECORDINGS_TARGET = 0.80  # accuracy on recordings that the project aims at
 SHUFFLED_TIMES_CHANCE = 2.0
 
+NO_MANIFEST = "no --manifest was given"
 PASSED, FAILED, NOT_TESTED = "passed", "failed", "not tested"
 
 
@@ -32,7 +34,8 @@ class Rule:
 class HearingReport:
     """All results of the hearing report.
 
-    ``rules`` decide the verdict, ``targets`` do not. ``origin``: the checkpoints, data and settings, as plain
+    ``rules`` decide the verdict, ``targets`` do not. ``not_measured``: a sentence for every part that the
+    material did not allow. ``origin``: the checkpoints, data and settings, as plain
     values.
     """
 
@@ -41,25 +44,28 @@ class HearingReport:
     targets: tuple[Rule, ...]
     recognised: tuple[Recognition, ...]
     retrieved: tuple[Retrieval, ...]
-    followed: SwappedSound
+    followed: tuple[SwappedSound, ...]
     leaked: tuple[Leakage, ...]
-    shape_class: tuple[ShapeClass, ...]
+    visual_classes: tuple[VisualClass, ...]
+    not_measured: tuple[str, ...]
     bootstrap: Bootstrap
     origin: dict[str, Any]
 
 
-def verdict_rules(recognised: Sequence[Recognition], retrieved: Retrieval) -> tuple[Rule, ...]:
-    """Decide the rules of the verdict. ``recognised``: procedural works, then recordings if there are any."""
+def verdict_rules(recognised: Sequence[Recognition], retrieved: Sequence[Retrieval]) -> tuple[Rule, ...]:
+    """Decide the rules of the verdict. ``retrieved``: from sound to sight, of each material with frames."""
     rules: list[Rule] = []
     for found in recognised:
         rules.append(_above_controls(found))
         rules.append(_shuffled_near_chance(found))
-    if len(recognised) == 1:
-        rules.append(Rule("the same for recordings", NOT_TESTED, "no --recordings were given"))
+    if all(found.kind == PROCEDURAL for found in recognised):
+        rules.append(Rule("the same for real clips", NOT_TESTED, NO_MANIFEST))
     k = max(RETRIEVED)
-    recall, chance = retrieved.recall[k], retrieved.chance(k)
-    text = f"{retrieved.name}: R@{k}'s interval lies above chance"
-    rules.append(Rule(text, _outcome(recall.low > chance), f"from {recall.low:.3f} on, chance {chance:.3f}"))
+    for found in retrieved:
+        recall, chance = found.recall[k], found.chance(k)
+        text = f"{found.material}: {found.name}: R@{k}'s interval lies above chance"
+        decided = f"from {recall.low:.3f} on, chance {chance:.3f}"
+        rules.append(Rule(text, _outcome(recall.low > chance), decided))
     return tuple(rules)
 
 
@@ -83,11 +89,12 @@ def _shuffled_near_chance(found: Recognition) -> Rule:
 
 
 def targets(recognised: Sequence[Recognition]) -> tuple[Rule, ...]:
-    """Decide the project's target for recordings, which does not count for the verdict."""
-    text = f"recordings: {RECORDINGS_TARGET:.2f} or more from sound alone, learned from frames only"
-    if len(recognised) == 1:
-        return (Rule(text, NOT_TESTED, "no --recordings were given"),)
-    own = recognised[1].condition("the model").accuracy
+    """Decide the project's target for real sounds, which does not count for the verdict."""
+    text = f"real sounds: {RECORDINGS_TARGET:.2f} or more from sound alone, learned from frames only"
+    real = [found for found in recognised if found.kind == MANIFEST]
+    if not real:
+        return (Rule(text, NOT_TESTED, NO_MANIFEST),)
+    own = real[0].condition("the model").accuracy
     assert own is not None
     return (Rule(text, _outcome(own.value >= RECORDINGS_TARGET), f"{own.value:.3f}"),)
 
@@ -110,6 +117,6 @@ def _outcome(passed: bool) -> str:
     return PASSED if passed else FAILED
 
 
-def confusion_file(number: int) -> str:
-    """Name the file of the confusion matrix of the first (0) or second (1) material."""
-    return ("confusion-procedural.png", "confusion-recordings.png")[number]
+def confusion_file(kind: str) -> str:
+    """Name the file of the confusion matrix of a kind of material."""
+    return f"confusion-{kind}.png"

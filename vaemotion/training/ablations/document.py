@@ -13,7 +13,6 @@ import numpy as np
 
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.words import markdown_table
-from vaemotion.data.art.art import CONTENT_CLASSES
 from vaemotion.training.ablations.plan import (
     GROUPS,
     Contrast,
@@ -59,11 +58,10 @@ def _preamble(document: Document) -> str:
         f"Base: `{document.base}`, sha256 `{plan.base_hash[:12]}`, frozen and the same for all.",
         "",
         "Small and short on purpose: they ask whether a part does what it is there for, not how good the "
-        f"model is. Procedural works only. Stage 1: {align.works} windows, {align.optimisation.steps} steps "
-        f"of {align.optimisation.batch}; stage 2: {emotion.works} windows, {emotion.optimisation.steps} "
-        f"steps of {emotion.optimisation.batch}, on the audio tokens of KD + CE + head of the same seed. "
-        f"Measured on {plan.validation} validation works. Chance of content is "
-        f"{1 / len(CONTENT_CLASSES):.2f}.",
+        f"model is. Procedural works only. Stage 1: {', '.join(align.clips)}, {align.optimisation.steps} "
+        f"steps of {align.optimisation.batch}; stage 2: {emotion.works} windows, "
+        f"{emotion.optimisation.steps} steps of {emotion.optimisation.batch}, on the audio tokens of KD + CE "
+        f"+ head of the same seed. Measured on {plan.validation} validation works.",
         "",
         f"Cells: mean ± standard deviation (n − 1) over {seeds}. A seed moves the start, the order and the "
         "noise of a training, not its data. Learning rate and steps were chosen for KD + CE on these "
@@ -79,7 +77,8 @@ def _preamble(document: Document) -> str:
 def _teacher_sentence(figures: Mapping[str, float]) -> str:
     return (
         f"The teacher, which is the base itself on sight: content {figures['content.visual']:.2f}, valence "
-        f"{figures['said_valence.visual']:.2f}, arousal {figures['said_arousal.visual']:.2f} (CCC)."
+        f"{figures['said_valence.visual']:.2f}, arousal {figures['said_arousal.visual']:.2f} (CCC). Chance "
+        f"of content is {figures['content.chance']:.2f}."
     )
 
 

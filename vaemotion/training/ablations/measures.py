@@ -7,6 +7,7 @@ Sizes in the shapes: n windows, N_a audio tokens, N_v visual tokens, D the langu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,32 +16,66 @@ from torch import Tensor
 from vaemotion.contract import prompts
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import PATHS, reads_frames, reads_sound
-from vaemotion.data.art.art import CONTENT_CLASSES, FACTOR_NAMES, factor_values
-from vaemotion.evaluation.hearing.listening import content_scores, question_scores
+from vaemotion.data.art.art import FACTOR_NAMES, Work, factor_values
+from vaemotion.data.clips.of_art import ArtClips
+from vaemotion.evaluation.hearing.listening import question_scores
 from vaemotion.evaluation.metrics import accuracy, ccc, pcc
+from vaemotion.model.emo_adapter import EXPRESSED
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.config import TrainingConfig
-from vaemotion.training.emotion import EXPRESSED, AdapterBatch, EmotionData, Rows
-from vaemotion.training.teacher import level_from_scores, visual_tokens
-from vaemotion.training.windows_cache import WindowCache
+from vaemotion.training.emotion import EmotionData
+from vaemotion.training.encoded import EncodedWindows
+from vaemotion.training.rows import AdapterBatch, Rows
+from vaemotion.training.teacher import level_from_scores
 
 Figures = dict[str, float | None]
 _CHUNK = 64  # windows in one batch
 _AROUSAL = 1  # column of arousal; valence is column 0
 
 
-def teacher_figures(model: VAEmotionLLM, windows: WindowCache) -> Figures:
+@dataclass(frozen=True)
+class Validation:
+    """Windows of procedural works that no training has seen."""
+
+    windows: EncodedWindows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @cached_property
+    def works(self) -> tuple[Work, ...]:
+        """The work of each window, (n,)."""
+        source = self.windows.store.windows.source
+        assert isinstance(source, ArtClips)
+        return tuple(source.work(index) for index in range(len(source)))
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """The names of all contents, of which one is asked for."""
+        return tuple(sorted({work.content for work in self.works}))
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """Index of each window's content into ``options``, (n,)."""
+        return np.array([self.options.index(work.content) for work in self.works])
+
+
+def teacher_figures(model: VAEmotionLLM, windows: Validation) -> Figures:
     """Measure the base's answers to frames: those that stage 1 distills."""
-    return _answer_figures(model, windows, _visual(model, windows), None, "visual")
+    figures = _answer_figures(model, windows, _visual(model, windows), None, "visual")
+    return {**figures, "content.chance": 1 / len(windows.options)}
 
 
-def audio_figures(model: VAEmotionLLM, windows: WindowCache, audio: Tensor) -> Figures:
+def audio_figures(model: VAEmotionLLM, windows: Validation, audio: Tensor) -> Figures:
     """Measure a model after stage 1. audio: audio tokens of the windows, (n, N_a, D)."""
     visual, count = _visual(model, windows), len(audio)
-    truth = _contents(windows)
+    truth, question = windows.contents, prompts.CONTENT.text
     other = _other_class_windows(truth)
-    matching = _best_option(content_scores(model, visual, audio, count))
-    conflicting = _best_option(content_scores(model, visual, audio[torch.from_numpy(other)], count))
+    swapped = audio[torch.from_numpy(other)]
+    matching, conflicting = (
+        _best_option(question_scores(model, visual, heard, count, question, windows.options))
+        for heard in (audio, swapped)
+    )
     return {
         **_answer_figures(model, windows, None, audio, "audio"),
         "content.audio-visual": accuracy(matching, truth),
@@ -50,14 +85,17 @@ def audio_figures(model: VAEmotionLLM, windows: WindowCache, audio: Tensor) -> F
 
 
 def adapter_figures(
-    model: VAEmotionLLM, data: EmotionData, config: TrainingConfig, is_supervised: bool
+    model: VAEmotionLLM,
+    windows: Validation,
+    data: EmotionData,
+    config: TrainingConfig,
+    is_supervised: bool,
 ) -> Figures:
-    """Measure a model after stage 2. data: validation windows with their audio tokens.
+    """Measure a model after stage 2. data: the validation windows as a set of works.
 
     The Supervisor's figures are None unless ``is_supervised``.
     """
     figures: Figures = {}
-    windows = data.cache
     truth = np.array([int(np.argmax(work.emotion_distribution)) for work in windows.works])
     for path, outputs in _through_adapter(model, data, config).items():
         visual = outputs.visual if reads_frames(path) else None
@@ -80,7 +118,7 @@ class _AdapterOutputs:
     visual: Tensor  # (n, N_v, D) enhanced, of the frames that the language model reads
 
 
-def _supervisor_figures(windows: WindowCache, outputs: _AdapterOutputs) -> dict[str, float]:
+def _supervisor_figures(windows: Validation, outputs: _AdapterOutputs) -> dict[str, float]:
     """Compare the Supervisor's readings with the labels, the works' factors, and reversed windows."""
     labels = np.array([[work.valence, work.arousal] for work in windows.works])  # (n, 2)
     arousal = outputs.affect[:, _AROUSAL]
@@ -93,7 +131,7 @@ def _supervisor_figures(windows: WindowCache, outputs: _AdapterOutputs) -> dict[
     }
 
 
-def partial_correlation(windows: WindowCache, values: np.ndarray, factor: str) -> float:
+def partial_correlation(windows: Validation, values: np.ndarray, factor: str) -> float:
     """Correlate values (n,) with a factor of the works, all other factors held fixed by least squares."""
     factors = np.array([factor_values(work) for work in windows.works])  # (n, factors)
     column = FACTOR_NAMES.index(factor)
@@ -112,14 +150,15 @@ def _through_adapter(
 ) -> dict[str, _AdapterOutputs]:
     """Run all windows through the adapter on each path, in order and reversed in time."""
     adapter = model.emo_adapter.eval()
-    rows, count = Rows(model, data, config), len(data.cache.works)
-    frames, per_frame = data.cache.visual.shape[1:3]
-    newest = model.config.front_end.windows.language_frames * per_frame
+    assert data.works is not None
+    rows, count = Rows(model, [data.works], config), data.works.windows
+    frames = model.config.front_end.windows.frames
+    newest = model.config.front_end.windows.language_frames * model.tokens_per_frame
     parts: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {path: [] for path in PATHS}
     for start in range(0, count, _CHUNK):
         chunk = range(start, min(start + _CHUNK, count))
         rngs = [np.random.default_rng([15, window]) for window in chunk]
-        for path, batch in zip(PATHS, rows.procedural(chunk, rngs), strict=True):
+        for path, batch in zip(PATHS, rows.of(0, chunk, rngs), strict=True):
             whole = replace(batch, visual_mask=torch.full_like(batch.visual_mask, reads_frames(path)))
             out = adapter(*whole.inputs())
             out_reversed = adapter(*_reversed_in_time(whole, frames).inputs())
@@ -136,7 +175,7 @@ def _reversed_in_time(rows: AdapterBatch, frames: int) -> AdapterBatch:
 
 
 def _answer_figures(
-    model: VAEmotionLLM, windows: WindowCache, visual: Tensor | None, audio: Tensor | None, path: str
+    model: VAEmotionLLM, windows: Validation, visual: Tensor | None, audio: Tensor | None, path: str
 ) -> Figures:
     """Compare the language model's answers from these tokens with the labels.
 
@@ -144,8 +183,8 @@ def _answer_figures(
     N_a, D).
     """
     count = len(windows.works)
-    content = _best_option(content_scores(model, visual, audio, count))
-    figures: Figures = {f"content.{path}": accuracy(content, _contents(windows))}
+    scores = question_scores(model, visual, audio, count, prompts.CONTENT.text, windows.options)
+    figures: Figures = {f"content.{path}": accuracy(_best_option(scores), windows.contents)}
     scales = {
         "valence": (prompts.VALENCE.text, prompts.VALENCE_WORDS),
         "arousal": (prompts.AROUSAL.text, prompts.AROUSAL_WORDS),
@@ -157,14 +196,10 @@ def _answer_figures(
     return figures
 
 
-def _visual(model: VAEmotionLLM, windows: WindowCache) -> Tensor:
+def _visual(model: VAEmotionLLM, windows: Validation) -> Tensor:
     """Return the visual tokens of the frames that the language model reads, (n, N_v, D)."""
     frames = model.config.front_end.windows.language_frames
-    return visual_tokens(windows, range(len(windows.works)), frames).to(model.device)
-
-
-def _contents(windows: WindowCache) -> np.ndarray:
-    return np.array([CONTENT_CLASSES.index(work.content) for work in windows.works])
+    return windows.windows.visual_tokens(range(len(windows)), frames).to(model.device)
 
 
 def _best_option(scores: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ from vaemotion.contract.front_end import PATHS
 from vaemotion.training.config import TrainingConfig
 
 ALIGN, EMOTION = "align", "emotion"
-FORMAT = 1  # of the figures and of how a trial is run; results of another format are computed again
+FORMAT = 2  # of the figures and of how a trial is run; results of another format are computed again
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,28 @@ GROUPS: tuple[Group, ...] = (
         ),
     ),
     Group(
+        key="space",
+        title="Where sight and sound are aligned",
+        stage=ALIGN,
+        about=(
+            "Next-token space: KD + CE on the teacher's answers. Token space: the audio tokens of a clip "
+            "are matched to its visual tokens by MMD, without any answer (the alternative of “An Eye for "
+            "an Ear”, NeurIPS 2024)."
+        ),
+        variants=(
+            Variant("next-token space", _ALONE),
+            Variant("token space", {**_ALONE, "kd_weight": 0.0, "ce_weight": 0.0, "token_weight": 1.0}),
+            Variant("both", {**_ALONE, "token_weight": 1.0}),
+        ),
+        columns=_AUDIO_COLUMNS,
+        contrasts=(
+            Contrast("next-token space", "token space", "content.audio", _CONTENT),
+            Contrast("both", "next-token space", "content.audio", _CONTENT),
+        ),
+    ),
+    Group(
         key="both",
-        title="A third of the steps with sight and sound",
+        title="A share of the steps with sight and sound",
         stage=ALIGN,
         about=(
             "KD + CE. Follows sight, follows sound: sight of one clip with the sound of a clip of "
@@ -134,6 +154,7 @@ GROUPS: tuple[Group, ...] = (
         ),
         variants=(
             Variant("[V; A] in a third", {**_ALONE, "both_share": 1 / 3}),
+            Variant("[V; A] in a tenth", {**_ALONE, "both_share": 0.1}),
             Variant("never", {**_ALONE, "both_share": 0.0}),
         ),
         columns={
@@ -183,6 +204,27 @@ GROUPS: tuple[Group, ...] = (
             ),
             Contrast("both", "neither", "content.audio-visual", "content accuracy from both under X′"),
             Contrast("both", "neither", "content.audio", "content accuracy from sound under X′"),
+        ),
+        by_path=True,
+    ),
+    Group(
+        key="enhancer",
+        title="One Enhancer or two",
+        stage=EMOTION,
+        about=(
+            "One Enhancer that adds the same function's residual to the tokens of both modalities (public "
+            "summaries of the paper say “shared position-wise residual”), against one each. What the "
+            "language model answers from X′."
+        ),
+        variants=(
+            Variant("one each", {"shared_enhancer": False}),
+            Variant("shared", {"shared_enhancer": True}),
+        ),
+        columns=_ANSWER_COLUMNS,
+        contrasts=(
+            Contrast("shared", "one each", "said_emotion.audio", "accuracy of the emotion from sound"),
+            Contrast("shared", "one each", "said_arousal.visual", "CCC of arousal from sight"),
+            Contrast("shared", "one each", "said_emotion.audio-visual", "accuracy of the emotion from both"),
         ),
         by_path=True,
     ),
@@ -255,7 +297,8 @@ class Trial:
         """True when any loss has a weight."""
         if self.stage == ALIGN:
             align = self.config.align
-            return max(align.kd_weight, align.ce_weight, align.auxiliary_weight) > 0
+            weights = (align.kd_weight, align.ce_weight, align.token_weight, align.auxiliary_weight)
+            return max(weights) > 0
         return self.is_supervised or self.config.emotion.language_weight > 0
 
     @property
@@ -286,7 +329,7 @@ class AblationPlan:
         align = None
         if stage == EMOTION:
             align = self.trial(ALIGN, ALIGN_OF_EMOTION, number, "audio pathway for stage 2")
-        data = (self.base_hash, self.config.seed, self.validation)
+        data = (self.base_hash, self.config.seed, self.validation, *self.config.align.clips)
         settings = [FORMAT, *data, stage, config.identity(stage), align.key if align else ""]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         return Trial(stage, config, key, f"{label}, seed {seed}", align)

@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import FrontEnd
+from vaemotion.data.clips.of_art import ArtClips
 from vaemotion.evaluation.hearing.listening import encode_audio
 from vaemotion.model.checkpoint import (
     COMPONENT_DTYPE,
@@ -43,14 +44,16 @@ from vaemotion.training import emotion, vg_align
 from vaemotion.training.ablations.document import write_document
 from vaemotion.training.ablations.measures import (
     Figures,
+    Validation,
     adapter_figures,
     audio_figures,
     teacher_figures,
 )
 from vaemotion.training.ablations.plan import ALIGN, GROUPS, AblationPlan, Document, Group, Trial
 from vaemotion.training.config import TrainingConfig, read_training_config
+from vaemotion.training.encoded import EncodedWindows, Windows, WindowStore, encode_all
 from vaemotion.training.loop import process_state
-from vaemotion.training.windows_cache import WindowCache, cached_windows
+from vaemotion.training.rated_sets import encoded_set
 
 VALIDATION_WINDOWS = 240
 
@@ -142,9 +145,17 @@ class AblationRun:
         model.requires_grad_(False)
         return model
 
-    def windows(self, split: str, count: int) -> WindowCache:
+    def windows(self, split: str, count: int) -> EncodedWindows:
         """Return the windows of a split's first works."""
-        return cached_windows(self.model, self.base_hash, split, count, self.config.data_seed, self.out)
+        source = ArtClips(count, split, self.front_end.windows)
+        clips = Windows(source, self.front_end, self.config.data_seed)
+        return encode_all(self.model, WindowStore(clips, self.base_hash, self.out), 0)
+
+    def emotion_data(self, model: VAEmotionLLM, windows: EncodedWindows) -> emotion.EmotionData:
+        """Encode the sound of windows with a model's audio pathway, for stage 2."""
+        audio = encode_audio(model, windows.log_mels(range(len(windows))))
+        works = encoded_set(windows, audio, self.front_end, self.config.emotion.emotions)
+        return emotion.EmotionData(works, [])
 
     @cached_property
     def align_data(self) -> vg_align.AlignData:
@@ -152,7 +163,7 @@ class AblationRun:
         return vg_align.prepare(self.model, self.config, self.base_hash, self.out)
 
     @cached_property
-    def emotion_windows(self) -> WindowCache:
+    def emotion_windows(self) -> EncodedWindows:
         """The training windows of stage 2."""
         return self.windows("train", self.config.emotion.works)
 
@@ -160,7 +171,7 @@ class AblationRun:
         """Return the key of the result of the base's answers to frames."""
         return "sight-" + plan.trial(ALIGN, {}, 0).key
 
-    def figures_of(self, trial: Trial, validation: WindowCache) -> Figures:
+    def figures_of(self, trial: Trial, validation: Validation) -> Figures:
         """Train and measure. The training's output is suppressed and its state deleted."""
         working = self.out / f"{trial.key}.training"
         shutil.rmtree(working, ignore_errors=True)  # left by a run that was killed
@@ -172,28 +183,28 @@ class AblationRun:
         finally:
             shutil.rmtree(working, ignore_errors=True)
 
-    def _align(self, trial: Trial, validation: WindowCache, working: Path) -> Figures:
+    def _align(self, trial: Trial, validation: Validation, working: Path) -> Figures:
         model = vg_align.with_audio_pathway(self.model, trial.config)
         if trial.is_trained:
             vg_align.run(model, self.align_data, trial.config, working, resume=False)
         round_in_place(model.audio_pathway, COMPONENT_DTYPE["audio"])
-        figures = audio_figures(model, validation, encode_audio(model, validation.log_mel))
+        log_mel = validation.windows.log_mels(range(len(validation)))
+        figures = audio_figures(model, validation, encode_audio(model, log_mel))
         write_tensors(self.audio_file(trial), component_tensors(model, "audio"))
         return figures
 
-    def _emotion(self, trial: Trial, validation: WindowCache, working: Path) -> Figures:
+    def _emotion(self, trial: Trial, validation: Validation, working: Path) -> Figures:
         assert trial.align_trial is not None
         model = vg_align.with_audio_pathway(self.model, trial.config)
         tensors = load_file(self.audio_file(trial.align_trial))
         model.audio_pathway.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
         model.audio_pathway.eval()
-        windows = self.emotion_windows
-        data = emotion.EmotionData(windows, encode_audio(model, windows.log_mel), [])
+        data = self.emotion_data(model, self.emotion_windows)
         model = emotion.with_adapter(model, data, trial.config)
         if trial.is_trained:
             emotion.run(model, data, trial.config, working, resume=False)
-        unseen = emotion.EmotionData(validation, encode_audio(model, validation.log_mel), [])
-        return adapter_figures(model, unseen, trial.config, trial.is_supervised)
+        unseen = self.emotion_data(model, validation.windows)
+        return adapter_figures(model, validation, unseen, trial.config, trial.is_supervised)
 
     def audio_file(self, trial: Trial) -> Path:
         """Return the file of the audio pathway that a trial of stage 1 trained."""
@@ -207,7 +218,7 @@ def run(plan: AblationPlan, groups: Sequence[Group], ablation_run: AblationRun) 
     missing = [trial for trial in trials if not _is_done(trial, trials, ablation_run)]
     if not missing:
         return
-    validation = ablation_run.windows("validation", plan.validation)
+    validation = Validation(ablation_run.windows("validation", plan.validation))
     if read_result(out, ablation_run.teacher_key(plan)) is None:
         figures = teacher_figures(ablation_run.model, validation)
         write_result(out, ablation_run.teacher_key(plan), {"figures": figures})

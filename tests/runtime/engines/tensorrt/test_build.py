@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.progress import Progress
 
-from export.to_onnx import device_parts, export_onnx
 from runtime.engines.cache import BatchProfile
 from runtime.engines.io import EngineUnavailable
 from runtime.engines.tensorrt.build import (
@@ -24,21 +23,19 @@ from runtime.engines.tensorrt.build import (
     progress_monitor,
 )
 from tests.rtx import builds_in_tensorrt_rtx, rtx_module
-from tests.tiny import tiny_model
-from vaemotion.contract.bundle import ENGINE_ROLES
+from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("onnx")
-    for role, part in device_parts(tiny_model()).items():
-        export_onnx(part, folder / f"{role}.onnx")
-    return folder
+@pytest.fixture
+def exported(small_bundle: Path) -> dict[str, Path]:
+    """Return the FP32 graph of each engine by role."""
+    manifest = read_manifest(small_bundle)
+    return {role: component_path(small_bundle, manifest.component(role, "fp32")) for role in ENGINE_ROLES}
 
 
 @pytest.mark.parametrize("role", ENGINE_ROLES)
-def test_every_engine_of_a_bundle_builds(exported: Path, role: str) -> None:
-    built = builds_in_tensorrt_rtx(exported / f"{role}.onnx")
+def test_every_engine_of_a_bundle_builds(exported: dict[str, Path], role: str) -> None:
+    built = builds_in_tensorrt_rtx(exported[role])
     assert len(built.plan) > 100_000
     assert built.timing
 
@@ -112,10 +109,10 @@ def test_an_operator_that_is_not_supported_is_named_with_its_node(tmp_path: Path
 
 @pytest.mark.parametrize("content", [b"", b"not an engine", None])
 def test_a_file_that_is_not_a_graph_is_refused_in_one_sentence(
-    tmp_path: Path, exported: Path, content: bytes | None
+    tmp_path: Path, exported: dict[str, Path], content: bytes | None
 ) -> None:
     file = tmp_path / "torn.onnx"
-    file.write_bytes((exported / "emo_adapter.onnx").read_bytes()[:-999] if content is None else content)
+    file.write_bytes(exported["emo_adapter"].read_bytes()[:-999] if content is None else content)
     with pytest.raises(EngineUnavailable, match=r"^TensorRT .*torn\.onnx") as raised:
         builds_in_tensorrt_rtx(file)
     assert "\n" not in str(raised.value)
@@ -127,25 +124,25 @@ def test_only_the_batch_may_be_free(tmp_path: Path) -> None:
         builds_in_tensorrt_rtx(graph(tmp_path, "fixed", nodes, {}, batch=3))
 
 
-def test_progress_goes_through_phases_and_leaves_no_bar(exported: Path) -> None:
+def test_progress_goes_through_phases_and_leaves_no_bar(exported: dict[str, Path]) -> None:
     with progress_bars(Console(quiet=True)) as bars:
         phases: list[str] = []
         monitor = progress_monitor(rtx_module(), bars)
         started = monitor.phase_start
         monitor.phase_start = lambda *about: (phases.append(about[0]), started(*about))
-        builds_in_tensorrt_rtx(exported / "audio_encoder.onnx", monitor=monitor)
+        builds_in_tensorrt_rtx(exported["audio_encoder"], monitor=monitor)
         assert "Building engine" in phases
         assert bars.tasks == []
 
 
-def test_ctrl_c_ends_a_build(exported: Path) -> None:
+def test_ctrl_c_ends_a_build(exported: dict[str, Path]) -> None:
     class Interrupted(Progress):
         def update(self, *_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
     monitor = progress_monitor(rtx_module(), Interrupted(console=Console(quiet=True)))
     with pytest.raises(KeyboardInterrupt):
-        builds_in_tensorrt_rtx(exported / "emo_adapter.onnx", monitor=monitor)
+        builds_in_tensorrt_rtx(exported["emo_adapter"], monitor=monitor)
 
 
 def test_a_build_that_cannot_fit_is_not_begun() -> None:

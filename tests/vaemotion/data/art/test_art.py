@@ -8,7 +8,6 @@ import pytest
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.data.art.art import (
     AUDIBLE,
-    CONTENT_CLASSES,
     FACTOR_NAMES,
     SAMPLE_RATE_HZ,
     SHARED,
@@ -24,6 +23,7 @@ from vaemotion.data.art.art import (
     synthesize,
     work_seed,
 )
+from vaemotion.data.art.contents import CONTENT_CLASSES
 
 
 def _works(count: int, split: str = "train") -> list[Work]:

@@ -4,8 +4,9 @@ import pytest
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
-from vaemotion.data.art.art import CONTENT_CLASSES, draw_frame, sample_work, synthesize, work_seed
+from vaemotion.data.art.art import draw_frame, sample_work, synthesize, work_seed
 from vaemotion.data.art.build import build_procedural
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest, validate
 

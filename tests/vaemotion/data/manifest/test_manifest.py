@@ -42,6 +42,21 @@ VALID = {
 }
 
 
+TIMED = {"series_rate_hz": 2}
+UNLABELED = dict.fromkeys(
+    (
+        "question",
+        "answer",
+        "options",
+        "answer_index",
+        "valence",
+        "arousal",
+        "construct",
+        "emotion_distribution",
+    )
+)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "media").mkdir()
@@ -126,6 +141,33 @@ def test_all_problems_are_reported_with_their_lines(root):
         ({"emotion_distribution": [0.5, 0.5]}, "emotion_distribution must be 9 numbers"),
         ({"emotion_distribution": [0.2] * 9}, "emotion_distribution must be"),
         ({"emotion_distribution": [1.5, -0.5] + [0] * 7}, "emotion_distribution must be"),
+        ({"emotion_names": ["joy"]}, "emotion_names must be a list of two or more different texts"),
+        ({"emotion_names": ["joy", " Joy"]}, "emotion_names must be"),
+        (
+            {"emotion_names": ["joy", "awe"]},
+            "emotion_distribution must be 2 numbers, one for each of the emotion_n",
+        ),
+        ({"emotion_names": ["joy", "awe"], "emotion_distribution": None}, "without emotion_distribution"),
+        ({"label": " "}, "label must be a text"),
+        ({"utterances": []}, "utterances must be a list of texts"),
+        ({"utterances": "warm"}, "utterances must be"),
+        ({"machine_made": 1}, "machine_made must be true or false"),
+        ({"machine_made": True, "n_raters": 3}, "n_raters counts people"),
+        ({"valence_sign": 0}, "valence_sign must be -1 or 1"),
+        ({"arousal_sign": True}, "arousal_sign must be -1 or 1"),
+        ({"valence_sign": -1}, "valence_sign -1 contradicts valence 0.5"),
+        ({"valence_series": [0.1], **TIMED}, "valence_series must be two or more numbers in [-1, 1]"),
+        ({"valence_series": [0, 1.1], **TIMED}, "valence_series must be"),
+        ({"arousal_series": [0, None], **TIMED}, "arousal_series must be"),
+        (
+            {"valence_series": [0, 1], "arousal_series": [0, 1, 0], **TIMED},
+            "has 2 values and arousal_series 3",
+        ),
+        ({"valence_series": [0, 1]}, "valence_series needs series_rate_hz"),
+        ({"valence_series": [0, 1], "series_rate_hz": 0}, "series_rate_hz must be a number above 0"),
+        ({"series_start_s": 15}, "series_start_s without a series"),
+        ({"reaction_lag_s": -1}, "reaction_lag_s must be seconds, at least 0"),
+        ({"reaction_lag_s": 2}, "reaction_lag_s without a series"),
         ({"sha256": "ABC"}, "sha256 must be"),
         ({"video": "/etc/passwd"}, "video must be a path relative"),
         ({"video": "media/../../x"}, "video must be a path relative"),
@@ -139,6 +181,27 @@ def test_all_problems_are_reported_with_their_lines(root):
 def test_each_rule_has_its_message(change, part):
     assert item_problems(VALID) == []
     assert any(part in problem for problem in item_problems({**VALID, **change}))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        {"valence_sign": -1},
+        {"arousal_series": [0, 0.5], **TIMED},
+        {"emotion_distribution": [0.5, 0.5], "emotion_names": ["calm", "power"]},
+        {"utterances": ["It feels like rain."]},
+    ],
+)
+def test_every_kind_of_label_is_enough_and_needs_a_construct(label):
+    item = {**VALID, **UNLABELED, "task": "emotion"}
+    assert item_problems(item) == ["neither a question nor labels; give one of them, or the task clip"]
+    assert item_problems({**item, **label, "construct": "induced"}) == []
+    [problem] = item_problems({**item, **label})
+    assert "needs a construct: expressed or induced" in problem
+
+
+def test_a_clip_needs_no_labels():
+    assert item_problems({**VALID, **UNLABELED, "task": "clip", "label": "church bell"}) == []
 
 
 @pytest.mark.parametrize(
@@ -295,6 +358,7 @@ def test_validate_prints_a_summary(root, capsys):
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+SERIES = st.lists(st.floats(-1, 1), min_size=4, max_size=4).map(tuple)
 ITEMS = st.builds(
     replace,
     st.just(
@@ -318,6 +382,15 @@ ITEMS = st.builds(
     t0=st.none() | st.floats(0, 1e6),
     n_raters=st.none() | st.integers(1, 10**6),
     audible=st.none() | st.booleans(),
+    label=st.none() | TEXT,
+    valence_series=st.none() | SERIES,
+    arousal_series=SERIES,
+    series_rate_hz=st.floats(0.01, 100),
+    series_start_s=st.floats(-100, 100),
+    reaction_lag_s=st.floats(0, 10),
+    emotion_names=st.just(("calm", "power")),
+    emotion_distribution=st.just((0.25, 0.75)),
+    utterances=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
     work_id=TEXT,
     source=TEXT,
     license=TEXT,

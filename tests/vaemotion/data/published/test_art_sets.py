@@ -95,6 +95,9 @@ def test_artemis_gives_how_the_annotators_emotions_were_distributed(artemis_fold
         "Impressionism/ann-a_a-river-1870.jpg",
     )
     assert (river.valence, river.arousal, river.question) == (None, None, None)
+    assert sorted(river.utterances) == sorted(
+        f'It feels "{emotion}",\nto me' for emotion in ("awe", "awe", "contentment", "something else")
+    )
     assert river.creator_id == "wikiart:ann-a"
     assert river.work_id == items["artemis-Realism/ann-a_a-river-1870"].work_id
 

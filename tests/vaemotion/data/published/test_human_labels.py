@@ -11,7 +11,7 @@ from tests.media import tone, write_wav
 from tests.paths import SHARED
 from vaemotion.cli.main import main
 from vaemotion.contract.errors import UsageError, UserError
-from vaemotion.data.art.art import CONTENT_CLASSES
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.manifest.item import Item
 from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest, validate
@@ -127,6 +127,7 @@ def test_bass_gives_both_labels_on_our_scale_and_keeps_a_concept_together(bass_f
     assert (item.image, item.valence, item.arousal) == ("images/abuse.png", -0.8, 0.4)
     assert (item.valence_sd, item.arousal_sd, item.n_raters) == (0.25, 0.625, 96)
     assert (item.construct, item.license, item.audible) == ("induced", "CC-BY-4.0", False)
+    assert item.label == items["bass-abuse2"].label == "abuse"
     assert item.split == items["bass-abuse2"].split
     assert len(items) == 7
     assert {item.split for item in items.values()} == {"train", "validation", "test"}
@@ -137,7 +138,7 @@ def test_esc10_asks_for_the_class_by_this_projects_names(esc10_folder, tmp_path)
     items = items_of(tmp_path / "m.jsonl", esc10_folder)
     assert len(items) == 21
     sneeze = items["esc10-1-16-A"]
-    assert (sneeze.audio, sneeze.answer) == ("person_sneeze/1-16-A.ogg", "sneeze")
+    assert (sneeze.audio, sneeze.answer, sneeze.label) == ("person_sneeze/1-16-A.ogg", "sneeze", "sneeze")
     assert (sneeze.question, sneeze.task, sneeze.audible) == ("What is this?", "content", True)
     assert (sneeze.pairing, sneeze.modality, sneeze.split) == ("matched", "audio", "train")
     for item in items.values():

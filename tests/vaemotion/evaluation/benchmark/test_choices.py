@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from tests.vaemotion.evaluation.benchmark.rows import answer
-from vaemotion.data.art.art import CONTENT_CLASSES
+from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.evaluation.benchmark.choices import choice_results, listed_results, matched_option, normalized
 from vaemotion.evaluation.benchmark.rows import Bootstrap
 

@@ -23,7 +23,8 @@ def summary_of(value, *, induced=True):
     row = {"source": "art", "construct": "expressed", "readings": 7, "ccc": estimate, "nll": -value}
     gain = {"source": "art", "best_single": "audio" if value > 0.5 else "visual", "gain": estimate}
     rows = [row, {**row, "construct": "induced"}] if induced else [row]
-    return {"choices": [], "listed": [], "affects": rows, "gains": [gain], "distributions": []}
+    empty = {"choices": [], "listed": [], "distributions": [], "series": []}
+    return {**empty, "affects": rows, "gains": [gain]}
 
 
 def test_mean_and_deviation_are_over_the_models():

@@ -16,20 +16,22 @@ from tests.tiny import CONFIG_FILE, SMALL, randomize, tiny_config, tiny_model
 from vaemotion.cli.main import main
 from vaemotion.contract import prompts
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.data.clips.of_art import ArtClips
 from vaemotion.evaluation.hearing.listening import encode_audio, question_scores
 from vaemotion.training import emotion
 from vaemotion.training.ablations import run as ablations
 from vaemotion.training.ablations.document import NOT_RUN, NOT_THERE, cell, findings, markdown
-from vaemotion.training.ablations.measures import adapter_figures, partial_correlation
+from vaemotion.training.ablations.measures import Validation, adapter_figures, partial_correlation
 from vaemotion.training.ablations.plan import ALIGN, EMOTION, GROUPS, AblationPlan, Document, Trial
 from vaemotion.training.ablations.run import AblationRun, chosen_groups, read_result, run_and_write
 from vaemotion.training.config import read_training_config
-from vaemotion.training.teacher import level_from_scores, mean_level, visual_tokens
-from vaemotion.training.windows_cache import WindowCache, cached_windows
+from vaemotion.training.encoded import Windows, WindowStore, encode_all
+from vaemotion.training.rated_sets import encoded_set
+from vaemotion.training.teacher import level_from_scores, mean_level
 
 OVERRIDES = [
     *SMALL,
-    "align.works=6",
+    "align.clips=['art:6']",
     "emotion.works=6",
     "emotion.language_batch=2",
     *(
@@ -68,7 +70,7 @@ class CutOff(AblationRun):
 
     begun = 0
 
-    def figures_of(self, trial: Trial, validation: WindowCache) -> dict[str, float | None]:
+    def figures_of(self, trial: Trial, validation: Validation) -> dict[str, float | None]:
         self.begun += 1
         if self.begun == 2:
             (self.out / f"{trial.key}.training").mkdir()
@@ -94,11 +96,11 @@ def made(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
 
 def test_an_interrupted_run_is_continued_and_no_trial_runs_twice(made: Made) -> None:
     before = made.results()
-    assert len(before) == 4  # two variants, two seeds
+    assert len(before) == 6  # three variants, two seeds
     made.run("both")
     assert made.results() == before
-    left = {file.suffix for file in made.out.iterdir()}
-    assert left == {".json", ".jsonl", ".safetensors"}
+    left = {file.suffix for file in made.out.rglob("*") if file.is_file()}
+    assert left == {".json", ".safetensors"}
 
 
 def test_only_a_missing_result_is_computed_again_with_the_same_figures(made: Made) -> None:
@@ -118,7 +120,7 @@ def test_the_document_of_an_interrupted_run_names_the_trials_that_were_not_run(m
     assert half.startswith("# Mechanism checks, not benchmark results")
     assert NOT_RUN in half
     table = [line for line in half.splitlines() if line.startswith(("| [V; A]", "| never"))]
-    assert [line.rsplit("|", 2)[1].strip() for line in table] == ["1", "0"]
+    assert [line.rsplit("|", 2)[1].strip() for line in table] == ["1", "0", "0"]
     assert "never: not run" in half
 
 
@@ -128,13 +130,13 @@ def test_the_document_holds_the_numbers_of_the_files(made: Made) -> None:
     plan, ablation_run = made.parts()
     [group] = chosen_groups(["both"])
     values = []
-    for trial in plan.of_variant(group, group.variants[1]):
+    for trial in plan.of_variant(group, group.variants[2]):
         result = read_result(ablation_run.out, trial.key)
         assert result is not None
         values.append(result["figures"]["follows_sight"])
     assert cell(values) in next(line for line in text.splitlines() if line.startswith("| never"))
     assert plan.base_hash[:12] in text
-    assert "4 of 32 trials" in text
+    assert "6 of 40 trials" in text
     assert "--seeds 2" in text
     assert made.document.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "](ablations.png)" in text
@@ -166,14 +168,14 @@ def test_settings_that_differ_make_another_file_and_equal_ones_the_same() -> Non
     config = read_training_config(CONFIG_FILE, OVERRIDES)
     plan = AblationPlan(config, "base", 10, 3)
     keys = {trial.key for trial in plan.trials(GROUPS)}
-    assert len(keys) == len(plan.trials(GROUPS)) == 48
+    assert len(keys) == len(plan.trials(GROUPS)) == 60
     some = GROUPS[0].variants[1]
     one = plan.of_variant(GROUPS[0], some)[0].key
     others = [
         replace(plan, base_hash="other"),
         replace(plan, validation=11),
         replace(plan, config=replace(config, seed=1)),
-        replace(plan, config=replace(config, align=replace(config.align, works=7))),
+        replace(plan, config=replace(config, align=replace(config.align, clips=("art:7",)))),
     ]
     assert one not in {other.of_variant(GROUPS[0], some)[0].key for other in others}
     named = {(g.key, v.name): plan.of_variant(g, v)[0].key for g in GROUPS for v in g.variants}
@@ -247,8 +249,11 @@ def test_cells_hold_the_mean_and_the_spread_or_name_what_is_missing() -> None:
     assert "3.0 minutes on 2 cores, abacus" in text
 
 
-def windows_of(count: int, folder: Path) -> WindowCache:
-    return cached_windows(tiny_model(audio=False, adapter=False), "tiny", "validation", count, 0, folder)
+def windows_of(count: int, folder: Path) -> Validation:
+    model = tiny_model(audio=False, adapter=False)
+    front_end = model.config.front_end
+    clips = Windows(ArtClips(count, "validation", front_end.windows), front_end, 0)
+    return Validation(encode_all(model, WindowStore(clips, "tiny", folder), 0))
 
 
 def test_a_partial_correlation_holds_the_other_factors_fixed(tmp_path: Path) -> None:
@@ -259,12 +264,13 @@ def test_a_partial_correlation_holds_the_other_factors_fixed(tmp_path: Path) -> 
     assert partial_correlation(windows, 0.3 * tempo - 2 * energy, "tempo") == pytest.approx(1, abs=1e-6)
     assert partial_correlation(windows, 0.3 * tempo - 2 * energy, "energy") == pytest.approx(-1, abs=1e-6)
     assert partial_correlation(windows, np.full(40, 0.5), "tempo") == 0
-    assert partial_correlation(replace(windows, works=windows.works[:5]), tempo[:5], "tempo") == 0
+    few = windows_of(5, tmp_path)
+    assert partial_correlation(few, np.array([w.factors.tempo for w in few.works]), "tempo") == 0
 
 
 def test_the_mean_level_of_chunked_scores_is_the_teachers(tmp_path: Path) -> None:
     model, windows = tiny_model(), windows_of(5, tmp_path)
-    visual = visual_tokens(windows, range(5), 2)
+    visual = windows.windows.visual_tokens(range(5), 2)
     scores = question_scores(model, visual, None, 5, prompts.AROUSAL.text, prompts.AROUSAL_WORDS)
     expected = mean_level(
         model, model.media_embeddings(visual, None, 5), prompts.AROUSAL.text, prompts.AROUSAL_WORDS
@@ -276,15 +282,17 @@ def test_the_mean_level_of_chunked_scores_is_the_teachers(tmp_path: Path) -> Non
 def test_the_order_of_the_tokens_counts_only_with_ages(tmp_path: Path) -> None:
     model, windows = tiny_model(), windows_of(6, tmp_path)
     randomize(model.emo_adapter)
-    data = emotion.EmotionData(windows, encode_audio(model, windows.log_mel), [])
+    audio = encode_audio(model, windows.windows.log_mels(range(6)))
+    works = encoded_set(windows.windows, audio, model.config.front_end, model.emo_adapter.config.emotions)
+    data = emotion.EmotionData(works, [])
     for ages in (True, False):
         config = tiny_config(f"emotion.token_ages={str(ages).lower()}")
-        figures = adapter_figures(model, data, config, is_supervised=True)
+        figures = adapter_figures(model, windows, data, config, is_supervised=True)
         for path in ("audio", "visual", "audio-visual"):
             change = figures[f"backwards.{path}"]
             assert change is not None
             assert (change > 1e-4) == ages, path
-    unsupervised = adapter_figures(model, data, config, is_supervised=False)
+    unsupervised = adapter_figures(model, windows, data, config, is_supervised=False)
     assert unsupervised["arousal.audio"] is None
     assert unsupervised["said_arousal.audio"] == figures["said_arousal.audio"]
 
@@ -320,7 +328,8 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_group_names_the_known_ones() -> None:
     with pytest.raises(
-        UsageError, match="known: objective, temperature, pairing, both, adapter, ages, dropout"
+        UsageError,
+        match="known: objective, temperature, pairing, space, both, adapter, enhancer, ages, dropout",
     ):
         chosen_groups(["objective", "x"])
     assert [group.stage for group in chosen_groups(["both", "ages"])] == [ALIGN, EMOTION]

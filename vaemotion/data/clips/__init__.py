@@ -1,0 +1,1 @@
+"""Clips as a source of training, calibration and judging: manifests, WebDataset shards, procedural art."""

@@ -1,0 +1,1 @@
+"""``vaemotion evaluate timeline``: a run's readings against labels over time."""
