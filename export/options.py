@@ -131,7 +131,7 @@ def calibration_windows(source: Source, options: Options) -> CalibrationWindows 
 
 @dataclass(frozen=True)
 class HeldOutMaterial:
-    """What an export is judged on.
+    """Material that an export is judged on.
 
     ``judged``: INT8's losses; None where they are not asked for, or cannot be judged. ``rated``: the
     confidence of readings, None where there are no ratings. ``compared``: clips on which the bundle is

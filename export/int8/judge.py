@@ -84,7 +84,7 @@ class Judgement:
 
 @dataclass
 class _Known:
-    """What is known of the windows: labels of valence and arousal by construct and path, and ``units``.
+    """Knowledge of the windows: labels of valence and arousal by construct and path, and ``units``.
 
     A label is (2,), NaN where there is none. ``units``: what is resampled for the bounds, the work of each
     window.

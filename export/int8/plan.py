@@ -333,7 +333,7 @@ def judge_fp16(inputs: Int8Inputs, judging: Judging, material: Material) -> str:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """What is judged in one step. ``graphs``: what they depend on besides the files of the reference."""
+    """Files judged in one step. ``graphs``: what they depend on besides the files of the reference."""
 
     step: str
     open: Callable[[], Mapping[str, Predictor[Any]]]

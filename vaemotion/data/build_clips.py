@@ -44,7 +44,7 @@ CHANGE, CELLS = 4.0, 16
 
 @dataclass(frozen=True)
 class ClipsOptions:
-    """What a manifest of clips is made of.
+    """Choices of a manifest of clips.
 
     ``license``: SPDX identifier of all clips. ``table``: see `clip_tables`. ``clip_s``: longer videos are
     cut into clips of this length. ``window_s``: the shortest clip; by default the default front end's window.
@@ -93,7 +93,7 @@ class _Clip:
 
     @property
     def group(self) -> str:
-        """What no two splits share: the creator where the table names one, else the video."""
+        """The name that no two splits share: the creator where the table names one, else the video."""
         return self.creator or self.video
 
 

@@ -34,7 +34,7 @@ FEELING_SHARE = OWN_SHARE = 0.25  # of these two beside a set of standard questi
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a work; None or nothing where it is not.
+    """Knowledge of a work; None or nothing where it is not.
 
     ``label``: what it shows or sounds like. ``valence``, ``arousal``: in [-1, 1]. ``emotion``: the strongest.
     ``induced``: the affect is what people felt, not what the work expresses. ``utterances``: raters' own

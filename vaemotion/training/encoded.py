@@ -129,7 +129,7 @@ def heard_s(index: int, front_end: FrontEnd, seed: int) -> float:
 
 
 class WindowStore:
-    """Where the blocks of a source lie. Their names hold a hash of everything that they depend on."""
+    """Place of a source's blocks. Their names hold a hash of everything that they depend on."""
 
     def __init__(self, windows: Windows, base_hash: str, folder: Path, keep_tokens: bool = True) -> None:
         """``base_hash`` identifies the base's weights. Raises UsageError for a stream without kept tokens."""

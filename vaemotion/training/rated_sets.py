@@ -38,7 +38,7 @@ class WindowTokens:
 
 
 class TokenReader(Protocol):
-    """Where the tokens of a set lie."""
+    """Place of a set's tokens."""
 
     def read(self, windows: Sequence[int]) -> WindowTokens:
         """Read the tokens of these windows."""

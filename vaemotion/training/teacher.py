@@ -88,7 +88,7 @@ class Lessons:
 
 
 class LessonStore:
-    """Where the lessons of a window store lie."""
+    """Place of the lessons of a window store."""
 
     def __init__(
         self,

@@ -317,7 +317,7 @@ def weak_augmentation(log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 class TeachersHead(nn.Module):
-    """What the teacher thinks of a clip, read out of the audio tokens; discarded after the stage.
+    """The teacher's view of a clip, read out of the audio tokens; discarded after the stage.
 
     The mean and the maximum of the tokens give the teacher's last state before it answers the content
     question, standardized, or which of its frequent answers it gives; and its mean affect levels.

@@ -1,4 +1,4 @@
-"""What one of several processes does in the tests of ``test_processes``, for ``torchrun``.
+"""The part of one of several processes in the tests of ``test_processes``, for ``torchrun``.
 
 python -m tests.vaemotion.training.ranks fit|sharded OUT [resume] [kill]
 """

@@ -1,4 +1,4 @@
-"""What the auxiliary head of a base from scratch predicts of a drawn frame."""
+"""Targets of the auxiliary head of a base from scratch: what it predicts of a drawn frame."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _has_both(item: Item) -> bool:
 
 
 class _Homes:
-    """Which split each of many names is in, as 64-bit hashes."""
+    """Splits of many names, as 64-bit hashes."""
 
     def __init__(self) -> None:
         self._hashes: list[npt.NDArray[np.int64]] = []

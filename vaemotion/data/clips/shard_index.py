@@ -129,7 +129,7 @@ def _user_cache() -> Path:
 
 @dataclass
 class _Builder:
-    """What is known of the samples so far, in flat arrays."""
+    """Knowledge of the samples so far, in flat arrays."""
 
     shards: Sequence[Path]
     first_member: array[int] = field(default_factory=lambda: array("q", [0]))

@@ -34,7 +34,7 @@ class _Photograph:
 
     @property
     def theme(self) -> str:
-        """What it shows; photographs of one theme are numbered, as "Acorns 1" and "Acorns 2"."""
+        """Its subject; photographs of one theme are numbered, as "Acorns 1" and "Acorns 2"."""
         return re.sub(r"\s+\d+$", "", self.title)
 
 

@@ -137,7 +137,7 @@ def procedural_material(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is asked about media: by number, the item that is asked about and its right answer."""
+    """Questions about media: by number, the item that is asked about and its right answer."""
 
     question: str
     options: tuple[str, ...]

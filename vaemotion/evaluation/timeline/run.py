@@ -28,7 +28,7 @@ from vaemotion.evaluation.timeline.series import Series
 
 
 class RunStart(Protocol):
-    """What a timeline's first line tells."""
+    """The first line of a timeline."""
 
     @property
     def source(self) -> str: ...
