@@ -81,7 +81,7 @@ class AlignStage:
     # Of the loss of the auxiliary head on the audio tokens, whose targets are the teacher's.
     auxiliary_weight: float = 1.0
     head: str = "hidden"  # what it predicts: the teacher's last "hidden" state, or its frequent "answer"s
-    both_share: float = 1 / 3  # of the steps in which the student gets [V; A]
+    both_share: float = 0.0  # of the steps in which the student gets [V; A]; none was best (docs/log.md)
     # Largest Jensen-Shannon divergence between the teacher's next-token distributions along its answer about
     # a clip's content, from the fewest and from the most frames. Beyond it the clip shows several things
     # while its sound plays, and no sample is made from it.

@@ -1,7 +1,7 @@
 """Stage 1, VG-Align: distill the frozen base's answers to frames into the audio pathway.
 
 Teacher and student are the same frozen language model on different media. The teacher reads ``[prefix; V;
-question; answer]``, the student ``[prefix; A; …]`` or, in a third of the steps, ``[prefix; V; A; …]``. Only
+question; answer]``, the student ``[prefix; A; …]`` or, in a share of the steps, ``[prefix; V; A; …]``. Only
 the audio pathway, which makes A, is trained. The student's next-token distributions at the answer's
 positions follow the teacher's (forward KL), and the answer is the teacher's own, generated from frames, in
 its own words. Clips need no label, and no label is ever a target. What teaches nothing is left out

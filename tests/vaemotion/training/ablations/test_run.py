@@ -183,7 +183,7 @@ def test_settings_that_differ_make_another_file_and_equal_ones_the_same() -> Non
         ("objective", "KD + CE"),
         ("temperature", "τ = 1.5"),
         ("pairing", "synchronised"),
-        ("both", "[V; A] in a third"),
+        ("both", "never"),
     ]
     assert len({named[name] for name in same}) == 1
     longer = replace(
