@@ -43,13 +43,14 @@ from vaemotion.data.clips.source import ClipSource, ClipStream, ClipWindow, Dama
 from vaemotion.data.manifest.item import Item
 from vaemotion.model.checkpoint import write_tensors
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.training.block_files import OpenBlocks, block_file
 from vaemotion.training.loop import process_state
 
 BLOCK = 128  # clips in one file
 FILLING_SHARE = 0.25  # of the windows, those of a stream that has just begun to hear
 MOST_DAMAGED = 0.05  # share of the clips
 _FEW = 100  # clips before which nothing is said about their share
-_OPEN_BLOCKS = 256  # files that are held open
+_KEPT_ITEMS = 256  # blocks whose items are held
 
 Float32 = npt.NDArray[np.float32]
 
@@ -143,7 +144,7 @@ class WindowStore:
 
     def file(self, number: int) -> Path:
         """Return the file of a block."""
-        return self.folder / f"block-{number:06d}.safetensors"
+        return block_file(self.folder, number)
 
     def numbers(self) -> range:
         """Return the numbers of all blocks; of a stream, of those that were read."""
@@ -327,7 +328,7 @@ class EncodedWindows:
         """Read which windows the blocks hold. Raises UserError when too many clips are damaged."""
         self.store = store
         self.damaged: list[DamagedClip] = []
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._blocks = OpenBlocks(store.folder)
         self._items: OrderedDict[int, list[Item]] = OrderedDict()
         places = [np.zeros((0, 3), np.int64)]  # each (windows, 3): block, row in it, clip in the source
         for number in store.numbers():
@@ -343,15 +344,15 @@ class EncodedWindows:
         return len(self._places)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a worker process needs: no open files."""
-        return {**self.__dict__, "_open": OrderedDict(), "_items": OrderedDict()}
+        """Return what a worker process needs: no items that were read."""
+        return {**self.__dict__, "_items": OrderedDict()}
 
     def item(self, window: int) -> Item:
         """Return the item of a window."""
         number, row, _ = self._places[window].tolist()
         if number not in self._items:
             self._items[number] = [_item(line) for line in self._header(number)["items"]]
-            if len(self._items) > _OPEN_BLOCKS:
+            if len(self._items) > _KEPT_ITEMS:
                 self._items.popitem(last=False)
         return self._items[number][row]
 
@@ -364,7 +365,7 @@ class EncodedWindows:
         number, row, index = self._places[window].tolist()
         if not self.store.keep_tokens:
             return self._decoded(index).log_mel
-        return self._block(number).get_slice("log_mel")[row].float().numpy()
+        return self._blocks[number].get_slice("log_mel")[row].float().numpy()
 
     def pictures(self, window: int, frame_count: int) -> Tensor:
         """Return the newest frames of a window: tokens (frame_count, T, D) float16.
@@ -374,7 +375,7 @@ class EncodedWindows:
         number, row, index = self._places[window].tolist()
         if not self.store.keep_tokens:
             return torch.from_numpy(self._decoded(index).pixels[-frame_count:])
-        return self._block(number).get_slice("visual")[row, -frame_count:]
+        return self._blocks[number].get_slice("visual")[row, -frame_count:]
 
     def visual_tokens(self, windows: Iterable[int], frame_count: int) -> Tensor:
         """Return the tokens of the newest frames of windows, (B, frame_count · T, D) float32."""
@@ -391,16 +392,7 @@ class EncodedWindows:
         return prepared
 
     def _header(self, number: int) -> dict[str, Any]:
-        return json.loads(self._block(number).metadata()["block"])
-
-    def _block(self, number: int) -> Any:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        self._open[number] = safe_open(self.store.file(number), framework="pt").__enter__()
-        if len(self._open) > _OPEN_BLOCKS:
-            self._open.popitem(last=False)[1].__exit__(None, None, None)
-        return self._open[number]
+        return json.loads(self._blocks[number].metadata()["block"])
 
 
 def encode_all(model: VAEmotionLLM, store: WindowStore, workers: int) -> EncodedWindows:

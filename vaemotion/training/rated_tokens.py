@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,12 +27,12 @@ from vaemotion.contract.media.files import MediaError
 from vaemotion.data.clips.source import DamagedClip
 from vaemotion.model.checkpoint import write_tensors
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.training.block_files import OpenBlocks, block_file
 from vaemotion.training.rated_sets import WindowTokens
 from vaemotion.training.rated_windows import MOST_VIEWS, STILL, VIEWS, RatedWork, View, views_of
 
 BLOCK = 16  # works in one file
 _CHUNK = 32  # frames in one batch
-_OPEN_BLOCKS = 64  # files that are held open
 
 
 class RatedTokens:
@@ -54,12 +52,8 @@ class RatedTokens:
         settings = [weights, asdict(self.front_end), seed, BLOCK, VIEWS, MOST_VIEWS, described]
         self.digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         self.folder = folder / f"rated-{self.digest}"
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._blocks = OpenBlocks(self.folder)
         self._places = np.zeros((0, 2), np.int64)  # (w, 2) block and row of each window
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a worker process needs: no open files."""
-        return {**self.__dict__, "_open": OrderedDict()}
 
     @property
     def numbers(self) -> range:
@@ -68,7 +62,7 @@ class RatedTokens:
 
     def file(self, number: int) -> Path:
         """Return the file of a block."""
-        return self.folder / f"block-{number:06d}.safetensors"
+        return block_file(self.folder, number)
 
     def encode(self, model: VAEmotionLLM, media_root: Path, numbers: Iterable[int], workers: int) -> None:
         """Encode those of these blocks that are not there; ``workers`` processes decode the media."""
@@ -107,7 +101,7 @@ class RatedTokens:
         damaged: list[DamagedClip] = []
         places: list[tuple[int, int]] = []
         for number in self.numbers:
-            header = json.loads(self._block(number).metadata()["block"])
+            header = json.loads(self._blocks[number].metadata()["block"])
             ends_s += header["ends_s"]
             damaged += [DamagedClip(*each) for each in header["damaged"]]
             places += [(number, row) for row in range(sum(map(len, header["ends_s"])))]
@@ -132,7 +126,7 @@ class RatedTokens:
         held, audio_age_s = torch.zeros(count, dtype=torch.long), torch.zeros(count)
         for place, window in enumerate(windows):
             number, row = self._places[window].tolist()
-            block = self._block(number)
+            block = self._blocks[number]
             names = block.keys()
             if "audio" in names:
                 audio[place] = block.get_slice("audio")[row].float()
@@ -143,15 +137,6 @@ class RatedTokens:
             if "frame_age_s" in names:
                 age_s[place] = block.get_slice("frame_age_s")[row]
         return WindowTokens(audio, audio_age_s, visual, held, age_s)
-
-    def _block(self, number: int) -> Any:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        self._open[number] = safe_open(self.file(number), framework="pt").__enter__()
-        if len(self._open) > _OPEN_BLOCKS:
-            self._open.popitem(last=False)[1].__exit__(None, None, None)
-        return self._open[number]
 
 
 class _Decoded(Dataset[Any]):

@@ -33,6 +33,7 @@ from vaemotion.data.clips.source import ClipStream
 from vaemotion.data.question_bank import QuestionBank
 from vaemotion.model.checkpoint import write_tensors
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.training.block_files import block_file
 from vaemotion.training.config import AlignStage
 from vaemotion.training.encoded import (
     Block,
@@ -116,7 +117,7 @@ class LessonStore:
 
     def file(self, number: int) -> Path:
         """Return the file of a block."""
-        return self.folder / f"block-{number:06d}.safetensors"
+        return block_file(self.folder, number)
 
 
 def teach(model: VAEmotionLLM, store: LessonStore, workers: int) -> tuple[EncodedWindows, Lessons]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,10 +20,6 @@ def frames_at(work: Work, now_s: float, count: int, front_end: FrontEnd) -> Floa
     return np.stack([prepare_frame(draw_frame(work, t), front_end.image) for t in times])
 
 
-def window_log_mel(work: Work, now_s: float, front_end: FrontEnd, sound_s: float = math.inf) -> Float32:
-    """Compute the work's normalized log-mel window that ends at ``now_s``, (frames, mels).
-
-    ``sound_s``: seconds of sound that a stream has heard, at most all since the work's start.
-    """
-    heard_s = min(sound_s, now_s)
-    return audio_window(synthesize(work, heard_s, now_s - heard_s), heard_s, front_end)
+def window_log_mel(work: Work, now_s: float, front_end: FrontEnd) -> Float32:
+    """Compute the work's normalized log-mel window that ends at ``now_s``, (frames, mels)."""
+    return audio_window(synthesize(work, now_s), now_s, front_end)
