@@ -15,7 +15,8 @@ from transformers import ASTConfig, ASTModel, SmolVLMForConditionalGeneration
 
 from benchmarks.against_optimum.record import record
 from export.to_onnx import Part, export_onnx
-from vaemotion.model.backbones import AstEncoder, VisionEncoder, build_vlm
+from vaemotion.model.audio_encoders import AstEncoder
+from vaemotion.model.backbones import VisionEncoder, build_vlm
 
 PACKAGES = ("transformers", "torch", "onnx", "onnxscript", "onnxruntime")
 SIDE_PX = 64

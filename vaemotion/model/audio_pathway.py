@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaemotion.model.backbones import build_audio_encoder
+from vaemotion.model.audio_encoders import build_audio_encoder
 
 
 @dataclass(frozen=True)

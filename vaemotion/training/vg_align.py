@@ -28,8 +28,8 @@ from vaemotion.contract.words import counted
 from vaemotion.data.clips.open import open_all
 from vaemotion.data.clips.source import ClipStream
 from vaemotion.data.question_bank import BankQuestion, read_question_bank
+from vaemotion.model.audio_encoders import AstEncoder
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
-from vaemotion.model.backbones import AstEncoder
 from vaemotion.model.checkpoint import (
     COMPONENT_DTYPE,
     load_checkpoint,

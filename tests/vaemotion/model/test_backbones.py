@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from tests.tiny import tiny_config, tiny_model
+from vaemotion.model.audio_encoders import AstEncoder, build_audio_encoder
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
-from vaemotion.model.backbones import (
-    AstEncoder,
-    VisionEncoder,
-    baked_position_ids,
-    build_audio_encoder,
-    build_vlm,
-)
+from vaemotion.model.backbones import VisionEncoder, baked_position_ids, build_vlm
 from vaemotion.training.base_vlm import vlm_config
 
 AST = {

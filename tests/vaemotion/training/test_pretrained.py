@@ -21,7 +21,7 @@ from vaemotion.cli.main import main
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.model.backbones import AstEncoder
+from vaemotion.model.audio_encoders import AstEncoder
 from vaemotion.model.checkpoint import CheckpointError, load_checkpoint, read_config, save_checkpoint
 from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
 from vaemotion.training.base_vlm import vlm_config
