@@ -76,5 +76,5 @@ bench: $(READY) ## benchmarks against named peers, target and measured side by s
 	$(BIN)/pip install --quiet -c constraints.txt -r benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks
 
-bench-optimum: $(READY) ## our ONNX export beside optimum's, which gets an environment of its own: docs/decisions/0005-against-optimum.md
+bench-optimum: $(READY) ## our ONNX export beside optimum's, in an environment of its own, and its successor's in transformers: docs/decisions/0005-against-optimum.md
 	$(BIN)/python -m benchmarks.against_optimum

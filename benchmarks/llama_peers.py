@@ -16,14 +16,14 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from export.gguf.shape import LlamaShape, expected_shapes
-from export.gguf.write import GgufTokenizer, SpecialTokens, write_llama_gguf
+from export.gguf.shape import DecoderShape, expected_shapes
+from export.gguf.write import GgufTokenizer, SpecialTokens, write_decoder_gguf
 from runtime.engines.llama import flash_attention, model_parameters
 
 Floats = npt.NDArray[np.float32]
 
 CONTEXT_TOKENS = 512  # context of every contender, and the largest batch
-SMOLLM2_135M = LlamaShape(
+SMOLLM2_135M = DecoderShape(
     vocab_size=49_152,
     hidden_size=576,
     intermediate_size=1536,
@@ -59,7 +59,7 @@ def smollm2_135m(folder: Path, tokenizer_json: Path) -> Path:
             if name != "lm_head.weight"
         }
         tokenizer = GgufTokenizer(tokenizer_json, SpecialTokens(bos_id=None, eos_id=EOS_ID, pad_id=None))
-        write_llama_gguf(
+        write_decoder_gguf(
             path, tensors, SMOLLM2_135M, tokenizer, file_type="Q8_0", name=path.stem, license="CC0-1.0"
         )
     return path

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from runtime.engines.llama import Floats, LanguageModelError, LlamaSession, backend
 from vaemotion.contract.files import whole_file
+from vaemotion.contract.positions import PLACE_COLUMNS, positions_of, text_places
 
 _BATCH_TOKENS = 512
 _SEEN_NAME = re.compile(r"(?:.*#)?(.+?\.weight)(?:#.*)?")  # "CUDA0#blk.0.attn_k.weight#0" is a copy on a GPU
@@ -57,7 +58,7 @@ def collect_importance(
     session = _ObservedSession(path, max(len(prompt) for prompt in prompts), threads, add)
     with contextlib.closing(session):
         for index, prompt in enumerate(prompts):
-            _check_prompt(f"prompts[{index}]", prompt, session.width)
+            _check_prompt(f"prompts[{index}]", prompt, session)
             session.run(np.asarray(prompt, np.float32))
     return {
         name: ChannelImportance((total / rows[name]).astype(np.float32), rows[name])
@@ -65,10 +66,11 @@ def collect_importance(
     }
 
 
-def _check_prompt(name: str, prompt: Floats, width: int) -> None:
-    if prompt.ndim != 2 or prompt.shape[1] != width or len(prompt) == 0:
+def _check_prompt(name: str, prompt: Floats, session: LlamaSession) -> None:
+    widths = [session.width, *([session.width + PLACE_COLUMNS] if session.coordinates > 1 else [])]
+    if prompt.ndim != 2 or prompt.shape[1] not in widths or len(prompt) == 0:
         raise LanguageModelError(
-            f"{name}: expected (n, {width}) embeddings, the model's width, got {prompt.shape}"
+            f"{name}: expected (n, {widths[0]}) embeddings, the model's width, got {prompt.shape}"
         )
     if not np.isfinite(prompt).all():
         raise LanguageModelError(f"{name}: expected finite values; check the component that made them")
@@ -159,12 +161,16 @@ class _ObservedSession(LlamaSession):
         )
 
     def run(self, prompt: Floats) -> None:
-        """Evaluate one prompt (n, D), with logits at every position, and clear the KV cache."""
+        """Evaluate one prompt (n, D), with logits at every position, and clear the KV cache.
+
+        Rows of a model that puts pictures in two dimensions may have places, (n, D + 3).
+        """
         self.start()
+        placed = prompt.shape[1] > self.width
+        positions = positions_of(prompt[:, self.width :] if placed else text_places(len(prompt)))
         for start in range(0, len(prompt), self.batch_tokens):
-            rows = prompt[start : start + self.batch_tokens]
-            positions = start + np.arange(len(rows))
-            self.decode(rows, positions, np.zeros(len(rows), np.int64), np.ones(len(rows), np.bool_))
+            rows = slice(start, start + self.batch_tokens)
+            self.append(prompt[rows, : self.width], "all", positions[rows] if self.coordinates > 1 else None)
             if self._failures:  # llama.cpp stopped there and reported success
                 raise self._failures.pop()
         self.trim(0)

@@ -163,13 +163,18 @@ def engine_inputs(predictor: Predictor[Any], clips: Sequence[ComparedClip]) -> d
 def language_prompts(
     predictor: Predictor[Any], clips: Sequence[ComparedClip]
 ) -> list[npt.NDArray[np.float32]]:
-    """Build a prompt of each clip with real embeddings of all that it has, prefix included, (n, D) each."""
+    """Build a prompt of each clip with real embeddings of all that it has, prefix included, (n, D) each.
+
+    They ask for content and for a description in turn.
+    """
     front_end = predictor.constants.front_end
+    questions = (prompts.CONTENT.text, prompts.CAPTION.text)
     prompted: list[npt.NDArray[np.float32]] = []
-    for compared in clips:
+    for index, compared in enumerate(clips):
         inputs = window_at(compared.clip, compared.clip.duration_s, compared.paths[-1], front_end)
         plain = predictor.encode(inputs)
-        prompted.append(np.concatenate([prefix_of(predictor), predictor.prompt(plain, prompts.CONTENT.text)]))
+        asked = predictor.prompt(plain, questions[index % len(questions)])
+        prompted.append(np.concatenate([prefix_of(predictor), asked]))
     return prompted
 
 

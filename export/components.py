@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from calibration.confidence import fit_confidence
-from calibration.fp16 import half_precision, overflowing
 from calibration.importance import collect_importance, write_importance
 from calibration.rated import RatedMaterial
 from calibration.samples import coverage
@@ -24,14 +23,10 @@ from export.chain import (
     TOKENIZER,
     Chain,
 )
-from export.clips import CalibrationWindows, ComparedClips
-from export.gguf.quality import gguf_quality
-from export.gguf.quantise import QUANTIZED_TYPES, fallbacks, quantize_gguf, stored_tensors
-from export.gguf.write import LlamaShape, write_llama_gguf
-from export.golden import golden_vectors
-from export.graphs import load_fp32, save_engine
+from export.clips import CalibrationWindows
+from export.gguf.quantise import fallbacks, quantize_gguf, stored_tensors
+from export.gguf.write import write_decoder_gguf
 from export.half_weights import store_exact_halves
-from export.int8.search import calibration_inputs
 from export.source import Source
 from export.step_store import MadeFile
 from export.to_onnx import export_onnx
@@ -39,16 +34,15 @@ from export.workshop import ExportFolder, Made, Step, gguf_name, onnx_name
 from vaemotion.contract.errors import UserError
 
 FLOAT_TYPES = ("F16", "Q8_0")  # written from the weights; the others by llama.cpp's quantizer
-SMALL_TYPES = ("Q4_K_M", "Q5_0", "Q8_0")  # of language models, besides F16
-FP16_SAMPLES = 32  # on which overflow is looked for
+SMALL_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")  # of language models, besides F16; the largest first
 IMPORTANCE = "importance.gguf"
 
 
 # --- of the checkpoint ------------------------------------------------------------------------------------
 
 
-def fp32_step(source: Source, role: str) -> Step:
-    """Trace one engine in FP32."""
+def fp32_step(source: Source, role: str, exporter: str) -> Step:
+    """Trace one engine in FP32 by an exporter of ``export.to_onnx.EXPORTERS``."""
     part, config = source.parts[role], source.config
     component, sizes = {
         "vision_encoder": ("base", config["vlm"]),
@@ -58,7 +52,7 @@ def fp32_step(source: Source, role: str) -> Step:
 
     def make(folder: Path) -> Made:
         name = onnx_name(role, "fp32")
-        inputs, outputs = export_onnx(part, folder / name)
+        inputs, outputs = export_onnx(part, folder / name, exporter)
         store_exact_halves(folder / name)
         return [MadeFile(name, role, "fp32", inputs, outputs)], {}
 
@@ -68,6 +62,7 @@ def fp32_step(source: Source, role: str) -> Step:
         "width": source.model.width,
         "inputs": {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in part.inputs.items()},
         "outputs": part.outputs,
+        "exporter": exporter,
     }
     code = ("export.to_onnx", "export.half_weights", "vaemotion.model.checkpoint")
     return Step(f"{role} → ONNX FP32", make, code, reads)
@@ -78,10 +73,10 @@ def gguf_step(source: Source, file_type: str) -> Step:
 
     def make(folder: Path) -> Made:
         name = gguf_name(file_type)
-        written = write_llama_gguf(
+        written = write_decoder_gguf(
             folder / name,
             source.language_model_tensors(),
-            LlamaShape.from_config(source.model.base.config.text_config),
+            source.decoder_shape,
             source.gguf_tokenizer,
             file_type=file_type,
             name=source.name,
@@ -92,7 +87,7 @@ def gguf_step(source: Source, file_type: str) -> Step:
     reads = {
         "weights": source.hashes("base", "tokenizer"),
         "sizes": source.config["vlm"],
-        "special": asdict(source.gguf_tokenizer.special),
+        "tokenizer": {**asdict(source.gguf_tokenizer), "json": None},  # its text is one of the weights
         "name": source.name,
         "license": source.license,
     }
@@ -104,7 +99,7 @@ def tables_step(source: Source) -> Step:
 
     def make(folder: Path) -> Made:
         model = source.model
-        embeddings = model.base.model.get_input_embeddings().weight.detach().half().numpy()  # (vocab, D)
+        embeddings = model.backbone.embedding.weight.detach().half().numpy()  # (vocab, D)
         np.save(folder / EMBEDDINGS, embeddings)
         np.save(folder / DELIMITERS, model.audio_pathway.delimiters.detach().numpy())
         (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8", newline="")
@@ -117,20 +112,6 @@ def tables_step(source: Source) -> Step:
     }
     name = "token embeddings, delimiters, tokenizer"
     return Step(name, make, ("vaemotion.model.checkpoint",), reads)
-
-
-def golden_step(source: Source, clips: ComparedClips) -> Step:
-    """Compute the golden vectors. The notes name the items that they hold inputs of."""
-
-    def make(folder: Path) -> Made:
-        vectors: dict[str, Any] = golden_vectors(source.model, clips)
-        np.savez_compressed(folder / "golden.npz", **vectors)
-        first = [clip.items[0] for clip in clips.first()]
-        notes = {"items": [item.id for item in first], "licenses": sorted({item.license for item in first})}
-        return [MadeFile("golden.npz", "golden")], {"golden": {"source": clips.name, **notes}}
-
-    reads = {"weights": source.hashes(), "config": source.config, "clips": clips.reads}
-    return Step("golden vectors", make, ("export.golden", "vaemotion.model.checkpoint"), reads)
 
 
 # --- of the FP32 chain -------------------------------------------------------------------------------------
@@ -176,29 +157,13 @@ def coverage_step(windows: CalibrationWindows) -> Step:
     return Step("calibration windows", make, ("export.clips",), windows.reads)
 
 
-def fp16_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows, role: str) -> Step:
-    """Convert one engine to FP16. The notes name the nodes that would overflow and stay FP32."""
-    # The EmoAdapter is calibrated on the tokens of both encoders.
-    files = REFERENCE_FILES if role == "emo_adapter" else (onnx_name(role, "fp32"),)
-
-    def make(made: Path) -> Made:
-        model, samples = load_fp32(folder, role), windows()
-        few = samples[:: max(1, len(samples) // FP16_SAMPLES)]
-        stays = overflowing(model, calibration_inputs(role, few, chain.reference(), {}))
-        file = save_engine(made, half_precision(model, stays), role, "fp16")
-        return [file], {"stays_fp32": stays}
-
-    reads = {"samples": windows.reads, "constants": chain.reads}
-    code = ("calibration.fp16", "export.chain", "export.graphs", "export.int8.search")
-    return Step(f"{role} → ONNX FP16", make, code, reads, files)
-
-
 def importance_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows) -> Step:
     """Measure how much each channel of the language model carries. The file is no part of the bundle."""
 
     def make(made: Path) -> Made:
         prompts = chain.prompts(windows, held_out=False)
-        importance = collect_importance(folder.file(gguf_name("F16")), prompts)
+        rows = [prompt.rows for prompt in prompts]
+        importance = collect_importance(folder.file(gguf_name("F16")), rows)
         write_importance(made / IMPORTANCE, importance, f"{len(prompts)} prompts with sight and sound")
         return [MadeFile(IMPORTANCE)], {"prompts": len(prompts)}
 
@@ -208,19 +173,17 @@ def importance_step(folder: ExportFolder, chain: Chain, windows: CalibrationWind
 
 
 def quantized_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows, file_type: str) -> Step:
-    """Make a smaller GGUF, and measure its loss on prompts with real embeddings, behind their prefix."""
+    """Make a smaller GGUF, and measure its loss where answers to prompts with real embeddings are spoken."""
     is_written = file_type in FLOAT_TYPES  # by `gguf_step`
 
     def make(made: Path) -> Made:
         original = folder.file(gguf_name("F16"))
         small = folder.file(gguf_name(file_type)) if is_written else made / gguf_name(file_type)
         notes: dict[str, Any] = {}
-        if file_type in QUANTIZED_TYPES:
+        if not is_written:
             notes["tensor_types"] = quantize_gguf(original, small, file_type, folder.file(IMPORTANCE))
             notes["fallbacks"] = fallbacks(stored_tensors(small), file_type)
-        embeddings = np.load(folder.file(EMBEDDINGS), mmap_mode="r", allow_pickle=False)
-        prompts = chain.prompts(windows, held_out=True)
-        quality = gguf_quality(original, small, embeddings, prompts, uncounted_rows=chain.prefix_tokens())
+        quality = chain.judge(windows)(small)
         file = MadeFile(small.name, "language_model", file_type)
         return [] if is_written else [file], {**notes, "quality": vars(quality)}
 
@@ -228,3 +191,18 @@ def quantized_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindo
     code = ("export.chain", "export.gguf.quality", "export.gguf.quantise")
     files = (*REFERENCE_FILES, gguf_name(file_type) if is_written else IMPORTANCE)
     return Step(f"language_model → {file_type}", make, code, reads, files)
+
+
+def small_language_models(
+    folder: ExportFolder, chain: Chain, windows: CalibrationWindows, max_kl_nats: float
+) -> dict[str, dict[str, Any]]:
+    """Make smaller GGUF files, the largest first, until one loses more than ``max_kl_nats`` a token.
+
+    Returns the loss of each by type (`export.gguf.quality.KlReport`), the one that loses too much included.
+    """
+    quality: dict[str, dict[str, Any]] = {}
+    for file_type in SMALL_TYPES:
+        quality[file_type] = folder.step(quantized_step(folder, chain, windows, file_type))["quality"]
+        if quality[file_type]["mean_kl_nats"] > max_kl_nats:
+            break
+    return quality

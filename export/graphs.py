@@ -8,7 +8,7 @@ import onnx
 
 from export.half_weights import load_fp32_graph
 from export.step_store import MadeFile
-from export.to_onnx import tensor_specs
+from export.tensors import tensor_specs
 from export.workshop import ExportFolder, onnx_name
 
 

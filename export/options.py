@@ -23,9 +23,12 @@ from export.int8.judge import Budget
 from export.int8.material import ArtMaterial, Material, MediaMaterial
 from export.int8.search import LEAST_SEARCH_WINDOWS
 from export.source import Source
+from export.to_onnx import EXPORTERS
 from export.workshop import ExportFolder
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError
+from vaemotion.contract.settings import Impossible
+from vaemotion.contract.speech import STANDARD, Speech
 from vaemotion.data.clips.held_out import HeldOut, open_held_out
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -45,7 +48,8 @@ class Options:
     ``judge``: a manifest or shards with held-out media (`data.clips.held_out`) that INT8 is judged on and the
     bundle compared on. ``confidence``: a manifest whose split ``validation`` has the ratings that confidence
     is fitted on. None for what ``judge`` has of it, and for procedural art where the checkpoint was trained
-    on it. All paths start from ``media_root``.
+    on it. All paths start from ``media_root``. ``question``: that narrations answer; empty for the standard
+    one. ``exporter``: key of ``export.to_onnx.EXPORTERS``.
     """
 
     precision: str = "fp32"
@@ -58,6 +62,15 @@ class Options:
     language_models: tuple[str, ...] = FLOAT_TYPES
     judge: Path | None = None
     confidence: Path | None = None
+    question: str = ""
+    exporter: str = "torch"
+
+    def speech(self) -> Speech:
+        """Return how the bundle's narrations are spoken. Raises UsageError for an impossible question."""
+        try:
+            return Speech(self.question).over(STANDARD)
+        except Impossible as error:
+            raise UsageError(f"--question {error.fields['question']}") from error
 
 
 DEFAULTS = Options()
@@ -90,6 +103,9 @@ def check_options(options: Options) -> None:
         raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {options.precision!r}")
     if options.max_drop is not None and not 0 < options.max_drop < 1:
         raise UsageError(f"--max-drop must be between 0 and 1 (100pp), got {options.max_drop}")
+    if options.exporter not in EXPORTERS:
+        raise UsageError(f"--exporter must be one of {', '.join(EXPORTERS)}, got {options.exporter!r}")
+    options.speech()
     if unknown := sorted(set(options.language_models) - set(FLOAT_TYPES)):
         raise UsageError(f"--language-model must be one of {', '.join(FLOAT_TYPES)}, got {unknown[0]!r}")
     if options.precision == "int8" and options.language_models != FLOAT_TYPES:
@@ -236,7 +252,7 @@ def check_space(source: Source, folder: ExportFolder, options: Options) -> None:
     if options.precision != "fp32":
         needed += 2 * weights
     if options.precision == "int8":
-        needed += weights + language_model  # at least half of it in INT8, for two schemes; Q5_0, Q4_K_M
+        needed += weights  # at least half of it in INT8, for two schemes
     free = shutil.disk_usage(folder.folder).free + folder.store.size()
     if free < needed:
         raise ExportError(

@@ -18,10 +18,11 @@ from runtime.engines.language_model import Generation
 from runtime.perception.predictor import Constants, Predictor, open_predictor
 from vaemotion.contract.bundle import MANIFEST_FILE
 from vaemotion.contract.errors import UsageError
+from vaemotion.contract.positions import text_places
 
 if TYPE_CHECKING:
     from export.to_onnx import Part
-    from vaemotion.model.vaemotion_llm import VAEmotionLLM
+    from vaemotion.model.vaemotion_llm import Media, VAEmotionLLM
 
 Float32 = npt.NDArray[np.float32]
 
@@ -44,21 +45,22 @@ class TorchEngine:
 
 
 class TorchLanguageModel:
-    """The checkpoint's own language model, the reference: no KV cache, each option over the full sequence."""
+    """The checkpoint's own language model, the reference: each option is scored over the full sequence."""
 
     available = True
 
     def __init__(self, model: VAEmotionLLM) -> None:
         self.model = model
-        self.context_tokens = int(model.base.config.text_config.max_position_embeddings)
-        self._prefix = np.zeros((0, model.width), np.float32)
+        self.context_tokens = int(model.backbone.longest_context)
+        self._prefix = self.embed([])
 
     def embed(self, token_ids: Sequence[int]) -> Float32:
-        """Look up the embeddings of token ids, (n, D)."""
+        """Look up the embeddings of token ids, (n, D), with places as ``LanguageModel.embed``."""
         import torch
 
         with torch.no_grad():
-            return self.model.embed(torch.tensor(list(token_ids), dtype=torch.long)).numpy()
+            rows = self.model.embed(torch.tensor(list(token_ids), dtype=torch.long)).numpy()
+        return rows if self.model.backbone.grid is None else np.hstack([rows, text_places(len(rows))])
 
     def set_prefix(self, embeddings: Float32) -> None:
         """Keep the embeddings (n, D) that stand before every prompt."""
@@ -69,9 +71,9 @@ class TorchLanguageModel:
         import torch
 
         with torch.no_grad():
-            sequence = torch.from_numpy(np.concatenate([self._prefix, embeddings]))[None]
-            hidden = self.model.base.model.text_model(inputs_embeds=sequence).last_hidden_state[0]
-            return self.model.base.lm_head(hidden[len(self._prefix) :]).float().numpy()
+            media = self._behind_prefix(embeddings)
+            hidden = self.model.states(media, media.embeddings[:, :0]).last_hidden_state[0]
+            return self.model.backbone.head(hidden[len(self._prefix) :]).float().numpy()
 
     def score(self, prompt: Float32, options: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
         """Compute the mean token log-probability of each option after prefix and prompt, (options,)."""
@@ -83,12 +85,9 @@ class TorchLanguageModel:
             padded = torch.tensor(
                 [[*option, *[0] * (longest - len(option))] for option in options]
             )  # (n, longest)
-            head = torch.from_numpy(np.concatenate([self._prefix, prompt])).expand(len(options), -1, -1)
-            sequences = torch.cat(
-                [head, self.model.embed(padded)], dim=1
-            )  # (n, prefix + prompt + longest, D)
-            hidden = self.model.base.model.text_model(inputs_embeds=sequences).last_hidden_state
-            rows = self.model.base.lm_head(hidden[:, -longest - 1 : -1]).double().log_softmax(-1)
+            media = self._behind_prefix(prompt, len(options))
+            hidden = self.model.states(media, self.model.embed(padded)).last_hidden_state
+            rows = self.model.backbone.head(hidden[:, -longest - 1 : -1]).double().log_softmax(-1)
             taken = rows.gather(2, padded[:, :, None])[..., 0]  # (n, longest)
             return np.array([taken[i, : len(option)].mean().item() for i, option in enumerate(options)])
 
@@ -100,24 +99,43 @@ class TorchLanguageModel:
         stop_ids: Sequence[int],
         should_abort: Callable[[], bool] | None = None,
     ) -> Generation:
-        """Continue prefix and prompt (n, D) greedily; the whole sequence is computed again for each token."""
+        """Continue prefix and prompt (n, D) greedily."""
+        import torch
+
         tokens: list[int] = []
-        while len(tokens) < max_tokens:
-            if should_abort is not None and should_abort():
-                return Generation(tuple(tokens), complete=False, aborted=True)
-            token = int(self.logits(np.concatenate([prompt, self.embed(tokens)]))[-1].argmax())
-            if token in stop_ids:
-                return Generation(tuple(tokens), complete=True, aborted=False)
-            tokens.append(token)
+        media, cache = self._behind_prefix(prompt), None
+        step = media.embeddings[:, :0]
+        with torch.no_grad():
+            while len(tokens) < max_tokens:
+                if should_abort is not None and should_abort():
+                    return Generation(tuple(tokens), complete=False, aborted=True)
+                out = self.model.states(media, step, cache=cache, use_cache=True)
+                cache = out.past_key_values
+                token = int(self.model.backbone.head(out.last_hidden_state[0, -1]).argmax())
+                if token in stop_ids:
+                    return Generation(tuple(tokens), complete=True, aborted=False)
+                tokens.append(token)
+                step = self.model.embed(torch.tensor([[token]]))
         return Generation(tuple(tokens), complete=False, aborted=False)
+
+    def _behind_prefix(self, rows: Float32, batch: int = 1) -> Media:
+        """Return prefix and rows as the start of ``batch`` equal sequences."""
+        import torch
+
+        from vaemotion.model.vaemotion_llm import Media
+
+        whole, width = np.concatenate([self._prefix, rows]), self.model.width
+        places = None if self.model.backbone.grid is None else whole[:, width:]
+        return Media(torch.from_numpy(whole[:, :width]).expand(batch, -1, -1), places)
 
 
 def full_logits(predictor: Predictor[Any], prompt: Float32) -> Float32:
-    """Compute the checkpoint's logits behind the prefix, (n, vocab), for a prompt that holds its prefix."""
+    """Compute a predictor's logits behind the prefix, (n, vocab), for a prompt that holds its prefix."""
     language_model = predictor.language_model
-    assert isinstance(language_model, TorchLanguageModel)
-    prefix_tokens = len(predictor.token_ids(predictor.constants.prompt.prefix))
-    return language_model.logits(prompt[prefix_tokens:])
+    behind = prompt[len(predictor.token_ids(predictor.constants.prompt.prefix)) :]
+    if isinstance(language_model, TorchLanguageModel):
+        return language_model.logits(behind)
+    return language_model.logits(behind, all_positions=True)
 
 
 def checkpoint_constants(model: VAEmotionLLM) -> Constants:
@@ -128,8 +146,9 @@ def checkpoint_constants(model: VAEmotionLLM) -> Constants:
         model.tokens_per_frame,
         model.audio_pathway.n_tokens,
         model.width,
-        model.stop_id,
+        model.stop_ids,
         model.emo_adapter.config.emotions,
+        picture_grid=model.backbone.grid,
     )
 
 

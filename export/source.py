@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from export.errors import ExportError
-from export.gguf.write import GgufTokenizer, LlamaShape, SpecialTokens, check_llama, check_values
+from export.gguf.write import DecoderShape, GgufTokenizer, SpecialTokens, check_decoder, check_values
 from export.to_onnx import Part, device_parts, use_eager_attention
 from vaemotion.contract.bundle import sha256_of
+from vaemotion.contract.prompts import PromptTemplate
+from vaemotion.model.chat_template import find_chat
 from vaemotion.model.checkpoint import load_checkpoint, read_config
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
@@ -64,19 +66,28 @@ class Source:
         return {name: _hash_of(self.stored["components"][name]) for name in names or COMPONENTS}
 
     def language_model_tensors(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Collect the decoder's weights under Llama's own names."""
-        base = self.model.base
-        tensors = {name: tensor.numpy() for name, tensor in base.model.text_model.state_dict().items()}
-        if not base.config.text_config.tie_word_embeddings:
-            tensors["lm_head.weight"] = base.lm_head.weight.detach().numpy()
-        return tensors
+        """Collect the decoder's weights under their own names."""
+        return {name: tensor.numpy() for name, tensor in self.model.backbone.decoder_tensors().items()}
+
+    @property
+    def decoder_shape(self) -> DecoderShape:
+        """The decoder's sizes as GGUF records them. Raises ValueError for one that it cannot express."""
+        backbone = self.model.backbone
+        return DecoderShape.from_config(backbone.text_config, tied=backbone.tied)
 
     @property
     def gguf_tokenizer(self) -> GgufTokenizer:
-        """The tokenizer as GGUF records it."""
-        text_config = self.model.base.config.text_config
-        special = SpecialTokens(text_config.bos_token_id, self.model.stop_id, text_config.pad_token_id)
-        return GgufTokenizer(self.tokenizer, special)
+        """The tokenizer as GGUF records it, with a chat template for llama.cpp's own programs."""
+        text_config = self.model.backbone.text_config
+        first, *more = self.model.stop_ids
+        special = SpecialTokens(text_config.bos_token_id, first, text_config.pad_token_id, tuple(more))
+        return GgufTokenizer(self.tokenizer, special, self._chat_template())
+
+    def _chat_template(self) -> str:
+        """Return the base's own chat template, or one that asks a question as this model was trained."""
+        base = self.model.base_folder
+        chat = find_chat(base) if base is not None else None
+        return chat.template if chat is not None else _asking(self.model.template)
 
 
 def open_source(folder: Path) -> Source:
@@ -96,12 +107,29 @@ def open_source(folder: Path) -> Source:
     source = Source(model, parts, stored, config_sha256, _tokenizer_text(folder, stored))
     try:
         tensors = source.language_model_tensors()
-        check_llama(tensors, LlamaShape.from_config(model.base.config.text_config), source.gguf_tokenizer)
+        check_decoder(tensors, source.decoder_shape, source.gguf_tokenizer)
         for name, tensor in tensors.items():
             check_values(name, tensor, "F16" if tensor.ndim > 1 else "F32")
     except ValueError as error:
         raise ExportError(f"this checkpoint cannot be exported: {error}") from error
     return source
+
+
+def _asking(prompt: PromptTemplate) -> str:
+    """Write a prompt without media as a Jinja template; every question of a conversation is asked alike."""
+    mark = "\0"
+    before, behind = prompt.question_text(mark).split(mark)
+    lead, trail = prompt.answer_text(mark).split(mark)
+    said = {
+        "user": (prompt.prefix + before, behind),
+        "assistant": (lead, trail + prompt.stop),
+    }
+    cases = (
+        f"{{% if message['role'] == '{role}' %}}"
+        f"{{{{ {json.dumps(head)} + message['content'] + {json.dumps(tail)} }}}}{{% endif %}}"
+        for role, (head, tail) in said.items()
+    )
+    return f"{{% for message in messages %}}{''.join(cases)}{{% endfor %}}"
 
 
 def _tokenizer_text(folder: Path, stored: Mapping[str, Any]) -> str:

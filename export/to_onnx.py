@@ -1,33 +1,33 @@
 """A checkpoint's modules as ONNX: vision encoder, audio encoder with pooling and projector, EmoAdapter.
 
-In: a model. Out: files by ``torch.onnx.export(dynamo=True)``, opset 20, the batch as a named free dimension.
-All other sizes are fixed, so that TensorRT needs no shape inference.
+In: a model. Out: files in opset 20, by ``torch.onnx.export(dynamo=True)``, or by ``transformers.exporters``,
+which calls it with patches of its own. The batch is the only free dimension, so that TensorRT needs no shape
+inference.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calibration.qdq import SCOPES
 from export.errors import ExportError
+from export.tensors import ADAPTER_OUTPUTS, OPSET, tensor_specs
 from vaemotion.contract.bundle import TensorSpec
 from vaemotion.model.emo_adapter import CONSTRUCTS, EmoAdapter
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
-
-OPSET = 20  # opset 23's Attention fails in ONNX Runtime's CPU provider and in TensorRT-RTX
-EXPRESSED_OUTPUTS = ("valence_arousal", "spread", "emotions")
-TOKEN_OUTPUTS = ("enhanced_audio_tokens", "enhanced_visual_tokens")
-INDUCED_OUTPUTS = ("induced_valence_arousal", "induced_spread", "induced_emotions")
-ADAPTER_OUTPUTS = (*EXPRESSED_OUTPUTS, *TOKEN_OUTPUTS, *INDUCED_OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -97,36 +97,29 @@ def device_parts(model: VAEmotionLLM) -> dict[str, Part]:
     }
 
 
-def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def export_onnx(
+    part: Part, path: Path, exporter: str = "torch"
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Write one part as ONNX. Returns its inputs and outputs, whose only free dimension is the batch.
 
-    Raises ExportError for a part that ONNX cannot express, or that came out with other names or shapes.
+    ``exporter``: a key of ``EXPORTERS``. Raises ExportError for a part that ONNX cannot express, or that came
+    out with other names, shapes or operators.
     """
-    module = part.module.eval()
-    use_eager_attention(module)
-    dynamic = tuple({0: "batch"} for _ in part.inputs)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    use_eager_attention(part.module.eval())
+    for name in ("torch.onnx", "transformers.exporters"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about itself; the result is checked below
         try:
-            torch.onnx.export(
-                module,
-                tuple(part.inputs.values()),
-                str(path),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(part.inputs),
-                output_names=list(part.outputs),
-                dynamic_shapes=_nested(module, dynamic),
-                external_data=False,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
+            EXPORTERS[exporter](part, path)
+        except RuntimeError as error:  # torch.onnx.OnnxExporterError, and what torch.export raises
             raise ExportError(
                 f"{path.name}: ONNX has no form for a part of this model: {_innermost(error)}"
             ) from error
     model = onnx.load(str(path))
     _strip_metadata(model)
+    if foreign := sorted({node.domain for node in model.graph.node} - {""}):
+        raise ExportError(f"{path.name}: has operators of {', '.join(foreign)}, expected ONNX's own only")
     onnx.save(model, str(path))
     onnx.checker.check_model(model, full_check=True)
     inputs, outputs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
@@ -140,6 +133,53 @@ def export_onnx(part: Part, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[T
             f"{path.name}: the exporter renamed inputs or outputs: {[s.name for s in (*inputs, *outputs)]}"
         )
     return inputs, outputs
+
+
+def _by_torch(part: Part, path: Path) -> None:
+    """Write a part by ``torch.onnx.export``."""
+    torch.onnx.export(
+        part.module,
+        tuple(part.inputs.values()),
+        str(path),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=list(part.inputs),
+        output_names=list(part.outputs),
+        dynamic_shapes={name: {0: "batch"} for name in _parameters(part)},
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _by_transformers(part: Part, path: Path) -> None:
+    """Write a part by ``transformers.exporters``, the successor of optimum's exporter.
+
+    It is written for models of ``transformers``, and takes every module. Its names of outputs and of the
+    batch are replaced.
+    """
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    batch = torch.export.Dim("batch")
+    inputs: dict[str, Any] = dict(zip(_parameters(part), part.inputs.values(), strict=True))
+    config = OnnxConfig(dynamic_shapes={name: {0: batch} for name in inputs}, opset_version=OPSET)
+    module: Any = part.module  # annotated as a PreTrainedModel
+    with redirect_stdout(io.StringIO()):  # its progress
+        program = OnnxExporter().export(module, inputs, config).program
+    for value, name in zip(
+        (*program.graph.inputs, *program.graph.outputs), (*part.inputs, *part.outputs), strict=False
+    ):
+        value.name = name
+    model = onnx_ir.to_proto(program)
+    free = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param == free:
+                size.dim_param = "batch"
+    onnx.save(model, str(path))
+
+
+EXPORTERS: Mapping[str, Callable[[Part, Path], None]] = {"torch": _by_torch, "transformers": _by_transformers}
 
 
 def use_eager_attention(module: nn.Module) -> None:
@@ -168,18 +208,6 @@ def _strip_metadata(model: onnx.ModelProto) -> None:
         node.metadata_props.extend(kept)
 
 
-def _nested(module: nn.Module, dynamic: tuple[dict[int, str], ...]) -> dict[str, dict[int, str]]:
-    """Name the free dimensions by the parameters of ``forward``."""
-    names = module.forward.__code__.co_varnames[1 : 1 + len(dynamic)]
-    return dict(zip(names, dynamic, strict=True))
-
-
-def tensor_specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    """Read names, shapes and types of a graph's inputs or outputs."""
-    specs: list[TensorSpec] = []
-    for value in values:
-        tensor = value.type.tensor_type
-        shape = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
-        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        specs.append(TensorSpec(value.name, shape, dtype))
-    return tuple(specs)
+def _parameters(part: Part) -> tuple[str, ...]:
+    """Name the parameters of a part's ``forward``, one for each input."""
+    return part.module.forward.__code__.co_varnames[1 : 1 + len(part.inputs)]

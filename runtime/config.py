@@ -19,21 +19,22 @@ from runtime.sinks.targets import GRAMMAR, is_sink, parse_sink
 from runtime.sinks.web_server import check_token
 from runtime.sources.config import NONE, CameraConfig, MicrophoneConfig
 from vaemotion.contract.errors import UsageError
-from vaemotion.contract.settings import demand, read_settings, within
+from vaemotion.contract.settings import Condition, demand, read_settings, within
+from vaemotion.contract.speech import Speech
 
 # Texts that may be written as a number.
 _NUMBERS_TOO = ("camera.device", "microphone.device", "controls.osc_in")
 
 
 @dataclass(frozen=True)
-class NarratorConfig:
-    """Pace of the narrator."""
+class NarratorConfig(Speech):
+    """Pace of the narrator, and how it speaks; what is empty or 0 of its speech is as the bundle says."""
 
     # Seconds between narrations; 0 disables them.
     every_s: float = 2.0
 
-    def __post_init__(self) -> None:
-        demand(self, *within(self, every_s=(0, 3600)))
+    def conditions(self) -> list[Condition]:
+        return [*super().conditions(), *within(self, every_s=(0, 3600))]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from runtime.perception.perception import Evidence
 from runtime.perception.ticks import Presented, Tick
 from runtime.show.controls import ControlState
 from runtime.show.status import Heartbeat, Progress, RunState, build_status
+from vaemotion.contract.speech import UNSET, Speech
 from vaemotion.contract.windows import EPSILON_S
 
 
@@ -19,8 +20,14 @@ class FilePresenter:
 
     stamps_frames = False
 
-    def __init__(self, narrate_every_s: float, controls: ControlState, clock: Clock) -> None:
-        """Take the seconds between narrations, 0 for none, and the clock that latency is measured with."""
+    def __init__(
+        self, narrate_every_s: float, controls: ControlState, clock: Clock, speech: Speech = UNSET
+    ) -> None:
+        """Take the seconds between narrations, 0 for none, and the clock that latency is measured with.
+
+        ``speech``: as far as the configuration sets it.
+        """
+        self.speech = speech
         self._every_s, self.controls, self._clock = narrate_every_s, controls, clock
         self._heartbeat = Heartbeat(controls)
         self._state = RunState(narrator="on" if narrate_every_s else "off")

@@ -31,6 +31,7 @@ from runtime.sources.feed import Arrived
 from runtime.sources.supervision import LiveFeed
 from vaemotion.contract.audio import level_dbfs
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.speech import Speech
 
 # Mean change of luminance between two frames that is another scene; a fast pan is about 0.05.
 CUT_FRAME_CHANGE = 0.12
@@ -95,6 +96,11 @@ class LiveSession:
         self._alarms_s: dict[str, float] = {}
         self._latency_ms: float | None = None
         self._evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def speech(self) -> Speech:
+        """Settings of narrations, as far as the configuration has them."""
+        return self._config.narrator
 
     def __enter__(self) -> LiveSession:
         """Tell the service manager that everything is open."""

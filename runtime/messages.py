@@ -121,8 +121,9 @@ class Narration:
     time_s: float
     # Time of the reading.
     about_s: float
+    # Whole sentences in one line.
     text: str
-    # False when it was cancelled or reached its token limit.
+    # False in timelines of versions that published narrations which were canceled or cut.
     complete: bool
 
     @property
@@ -192,6 +193,10 @@ class Status:
     clock_synchronised: bool | None = None
     # "on", "slowed" or "off".
     narrator: str = "off"
+    # Count of narrations published.
+    narrations: int = 0
+    # Counts of those that were not, by reason (``runtime.narration.narrator.Withheld``).
+    narrations_withheld: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,8 @@ class End:
     stages_ms: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     # The most that ever waited in each queue.
     deepest: dict[str, int] = field(default_factory=dict[str, int])
+    # Counts of narrations that were not published, by reason.
+    narrations_withheld: dict[str, int] = field(default_factory=dict[str, int])
 
 
 Message = Start | Reading | Narration | Notice | Status | End

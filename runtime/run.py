@@ -35,6 +35,7 @@ from runtime.engines.language_model import NO_LLAMA
 from runtime.engines.llama import on_gpu
 from runtime.file_session import FilePresenter
 from runtime.live_session import LiveSession
+from runtime.machine.facts import read_memory
 from runtime.machine.memory import return_large_blocks
 from runtime.machine.stop import Stop, signals
 from runtime.machine.threads import thread_budget
@@ -45,7 +46,7 @@ from runtime.perception.perception import Perception
 from runtime.perception.predictor import DevicePredictor, open_predictor
 from runtime.perception.recorder import FeatureRecorder
 from runtime.perception.replay import Replay
-from runtime.perception.ticks import BATCH_TICKS, WHOLE_SOURCE, Intake, IntakeOptions, Tap
+from runtime.perception.ticks import WHOLE_SOURCE, Intake, IntakeOptions, Tap, batch_ticks
 from runtime.session import Session
 from runtime.show.controls import Controls, ControlState
 from runtime.sinks.console import open_console
@@ -135,9 +136,10 @@ def run(
             presenter = closing.enter_context(LiveSession(config, feed, clock, hop_s, controls, stop, reload))
             intake = IntakeOptions(config.camera.device != NONE, config.microphone.device != NONE)
         else:
-            presenter = FilePresenter(config.narrator.every_s, controls, clock)
-            batch_ticks = BATCH_TICKS if at_full_pace else 1
-            intake = IntakeOptions(feed.source.has_frames, feed.source.has_sound, batch_ticks=batch_ticks)
+            presenter = FilePresenter(config.narrator.every_s, controls, clock, config.narrator)
+            components = read_manifest(bundle).components
+            at_once = batch_ticks(components, read_memory().available_bytes) if at_full_pace else 1
+            intake = IntakeOptions(feed.source.has_frames, feed.source.has_sound, batch_ticks=at_once)
         session = build_session(perception, feed, clock, stop, presenter, publisher, intake, taps)
         return _run_to_its_end(
             session, describe(bundle, _public_name(config, source), options.pace, predictor)

@@ -14,13 +14,15 @@ from typing import Protocol
 
 from runtime.machine.stop import Stop
 from runtime.messages import End, Start
-from runtime.narration.narrator import NarrationMaker
+from runtime.narration.narrator import NarrationMaker, Withheld
 from runtime.perception.perception import Evidence
 from runtime.perception.ticks import Presented, Tick
 from runtime.show.controls import ControlState
 from runtime.show.status import Progress
 from runtime.sinks.publisher import Publisher
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.prompts import folded
+from vaemotion.contract.speech import Speech
 
 # At the end of a source, the time that a sentence in the making is waited for.
 LAST_NARRATION_S = 5.0
@@ -47,6 +49,11 @@ class TickPresenter(Protocol):
 
     controls: ControlState
 
+    @property
+    def speech(self) -> Speech:
+        """Settings of narrations, as far as the configuration has them."""
+        ...
+
     def present(self, tick: Tick, progress: Progress, narrating: bool) -> Presented:
         """Return what is published at a tick. ``narrating``: the narrator worked since the last one."""
         ...
@@ -68,6 +75,8 @@ class Session:
     # Of the last tick: its time, and the time of the newest evidence.
     _tick_s: float = 0.0
     _newest_s: float = 0.0
+    # The last narration, as ``folded`` returns it; empty where nobody is there to know it.
+    _narrated: str = ""
 
     def run(self, start: Start) -> None:
         """Run until the source ends, a signal comes or a part fails; the sinks get the ``End`` in any case.
@@ -95,6 +104,7 @@ class Session:
             wall_s=round(time.monotonic() - began_s, 3),
             readings=self.publisher.readings,
             narrations=self.publisher.narrations,
+            narrations_withheld=dict(self.publisher.withheld),
             encodes=self.ticks.encodes,
             dropped=self.ticks.dropped | self.publisher.dropped | self.presenter.controls.dropped,
             stages_ms=self.ticks.stages_ms | self.publisher.stages_ms,
@@ -111,8 +121,9 @@ class Session:
             self.publisher.publish(message)
         if presented.cancel_narration:
             self.narrator.cancel()
+            self._narrated = ""
         for evidence in presented.narrate:
-            self.narrator.request(evidence, tick.time_s)
+            self.narrator.request(evidence, self.presenter.speech, tick.time_s)
         self._publish_narrations()
         self._tick_s, self._newest_s = tick.time_s, presented.newest_s
 
@@ -122,10 +133,17 @@ class Session:
         if not evidence or self.stop.is_set():
             return
         if not self.publisher.narrations and not self.narrator.busy:
-            self.narrator.request(evidence[0], self._tick_s)
+            self.narrator.request(evidence[0], self.presenter.speech, self._tick_s)
         self.narrator.wait(LAST_NARRATION_S, self.stop)
         self._publish_narrations()
 
     def _publish_narrations(self) -> None:
-        for narration in self.narrator.finished():
-            self.publisher.publish(narration)
+        """Publish the finished narrations, and count what is withheld: also the last narration again."""
+        for said in self.narrator.finished():
+            if isinstance(said, Withheld):
+                self.publisher.withhold(said.reason)
+            elif folded(said.text) == self._narrated:
+                self.publisher.withhold("repeated")
+            else:
+                self.publisher.publish(said)
+                self._narrated = folded(said.text)

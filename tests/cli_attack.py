@@ -42,7 +42,7 @@ pwd.getpwuid = getpwuid
 """
 LIMIT_S = 120.0
 MEMORY_BYTES = 8 << 30
-SLOW = ("doctor", "demo", "gguf", "engines")  # commands that take seconds
+SLOW = ("doctor", "demo", "assemble", "gguf", "engines")  # commands that take seconds
 BUNDLE = ROOT / "models/vaemotion-tiny-bundle"
 CHECKPOINT = ROOT / "models/vaemotion-tiny"
 
@@ -106,6 +106,7 @@ BASELINES: dict[Words, Baseline] = {
     ("bench",): Baseline(("{bundle}",), {"--out": "{new}", "--rounds": "1"}, long=True),
     ("engines",): Baseline(("{bundle}",)),
     ("export",): Baseline(("{checkpoint}",), {"--out": "{new}"}, long=True),
+    ("assemble",): Baseline(("{config}",), {"--out": "{new}"}),
     ("gguf",): Baseline(("{checkpoint}",), {"--out": "{new}"}),
     ("data", "validate"): Baseline(("{manifest}",), {"--media-root": "{media}"}),
     ("data", "stats"): Baseline(("{manifest}",)),

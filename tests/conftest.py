@@ -15,6 +15,7 @@ TESTS = Path(__file__).parent
 # The longest files first, so that no worker begins one of them when the other is nearly done.
 LONGEST = (
     "export/test_pack.py",
+    "export/test_assemble.py",
     "vaemotion/training/test_processes.py",
     "test_open_world.py",
     "runtime/commands/doctor/test_doctor.py",
@@ -28,7 +29,7 @@ LONGEST = (
 # On a device there is no torch: tests of what needs it are not collected there.
 _NEEDS_TORCH = re.compile(
     r"^\s*(?:from|import) (?:torch|transformers|safetensors|onnx|export|calibration\.(?!venue)"
-    r"|vaemotion\.(?:model|training|evaluation)|tests\.(?:tiny|quick_export|llama_fixture|rtx))",
+    r"|vaemotion\.(?:model|training|evaluation)|tests\.(?:tiny|quick_export|llama_fixture|real_language_model|rtx|tokenizer_fixture))",
     re.M,
 )
 collect_ignore = [

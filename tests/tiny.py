@@ -5,8 +5,10 @@ It has about 80,000 random weights, 4 visual tokens a frame and 5 audio tokens a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -54,6 +56,15 @@ SMALL = (
 def tiny_config(*overrides: str) -> TrainingConfig:
     """Read ``configs/tiny.toml`` at a test's size."""
     return read_training_config(CONFIG_FILE, [*SMALL, *overrides])
+
+
+def with_many_stops(set_attribute: Callable[[Any, str, Any], None]) -> None:
+    """Let every third token end an answer, so that models with random weights give short whole answers."""
+
+    def stops(model: VAEmotionLLM) -> tuple[int, ...]:
+        return (model.token_ids(model.template.stop)[0], *range(1, model.vocabulary, 3))
+
+    set_attribute(VAEmotionLLM, "stop_ids", property(stops))
 
 
 @cache

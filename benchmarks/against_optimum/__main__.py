@@ -1,4 +1,4 @@
-"""Compare this project's ONNX export with optimum's in one run: ``make bench-optimum``.
+"""Compare this project's ONNX export with optimum's and its successor's in one run: ``make bench-optimum``.
 
 The weights are random and seeded, at AST-base's true shapes. Out: ``build/optimum/result.json`` and the
 measured section of ``docs/decisions/0005-against-optimum.md``. Where a tool fails, its error is recorded
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,41 @@ from vaemotion.contract.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "optimum"
 DOCUMENT = ROOT / "docs" / "decisions" / "0005-against-optimum.md"
-# By key: the kind of part that this project exports (None: optimum exports), the checkpoint, and the number
-# of exports (None: one in every round).
-EXPORTS: dict[str, tuple[str | None, str, int | None]] = {
-    "optimum": (None, "ast", None),
-    "ours": ("ast", "ast", None),
-    "ours-plain": ("ast-plain", "ast", 1),
-    "ours-mean": ("ast-mean", "ast", 1),
-    "optimum-smolvlm": (None, "smolvlm", 1),
-    "optimum-vision": (None, "smolvlm-vision", 1),
-    "ours-vision": ("vision", "smolvlm", 1),
-}
 MODULE = "benchmarks.against_optimum"
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export.
+
+    ``tool``: the module of this package that runs, with its first ``words``. ``reference``: the kind of part
+    (``ours.part``) whose output in eager torch the file's is compared with. ``times``: the number of exports,
+    None for one in every round.
+    """
+
+    tool: str
+    words: tuple[str, ...]
+    checkpoint: str
+    reference: str
+    times: int | None = 1
+
+
+EXPORTS = {
+    "optimum": Export("theirs", (), "ast", "ast", None),
+    "transformers": Export("successor", ("batch",), "ast", "ast", None),
+    "transformers-defaults": Export("successor", ("defaults",), "ast", "ast"),
+    "transformers-dynamic": Export("successor", ("dynamic",), "ast", "ast"),
+    "ours": Export("ours", ("ast", "torch"), "ast", "ast", None),
+    "ours-mean": Export("ours", ("ast-mean", "torch"), "ast", "ast-mean"),
+    "ours-mean-transformers": Export("ours", ("ast-mean", "transformers"), "ast", "ast-mean"),
+    "optimum-smolvlm": Export("theirs", (), "smolvlm", "smolvlm"),
+    "optimum-vision": Export("theirs", (), "smolvlm-vision", "tower"),
+    "transformers-smolvlm": Export("successor", ("defaults",), "smolvlm", "smolvlm"),
+    "transformers-smolvlm-batch": Export("successor", ("batch",), "smolvlm", "smolvlm"),
+    "transformers-vision": Export("successor", ("batch",), "smolvlm-vision", "tower"),
+    "ours-vision": Export("ours", ("vision", "torch"), "smolvlm", "vision"),
+    "ours-vision-transformers": Export("ours", ("vision", "transformers"), "smolvlm", "vision"),
+}
 console = Console()
 
 
@@ -58,14 +82,12 @@ def run(command: list[str], log: Path, threads: int) -> str | None:
 
 def export_once(key: str, optimum: Path, folder: Path, threads: int) -> dict[str, Any]:
     """Export once in a process of its own; return its record, or the error if there is none."""
-    kind, checkpoint, _ = EXPORTS[key]
+    export = EXPORTS[key]
     record_file, log = folder / f"{key}.json", folder / f"{key}.log"
     record_file.unlink(missing_ok=True)
-    arguments = [str(folder / "checkpoints" / checkpoint), str(folder / key), str(record_file)]
-    if kind is None:
-        command = [str(optimum), "-m", f"{MODULE}.theirs", *arguments]
-    else:
-        command = [sys.executable, "-m", f"{MODULE}.ours", kind, *arguments]
+    python = str(optimum) if export.tool == "theirs" else sys.executable
+    paths = (folder / "checkpoints" / export.checkpoint, folder / key, record_file)
+    command = [python, "-m", f"{MODULE}.{export.tool}", *export.words, *map(str, paths)]
     began_s = time.monotonic()
     error = run(command, log, threads)
     process_s = time.monotonic() - began_s
@@ -82,8 +104,8 @@ def export_all(optimum: Path, folder: Path, rounds: int, threads: int) -> dict[s
     """
     found: dict[str, Any] = {key: {"runs": [], "error": None, "versions": {}} for key in EXPORTS}
     for index in range(rounds):
-        for key, (_, _, times) in EXPORTS.items():
-            if times is not None and index >= times:
+        for key, export in EXPORTS.items():
+            if export.times is not None and index >= export.times:
                 continue
             values = export_once(key, optimum, folder, threads)
             found[key]["versions"] = values.pop("versions", {})
@@ -100,11 +122,10 @@ def measured(exports: dict[str, Any], folder: Path, repetitions: int, threads: i
     files = {
         key: {
             "file": str(folder / key / "model.onnx"),
-            "checkpoint": str(folder / "checkpoints" / checkpoint),
-            # These kinds have the same output, so they share one reference.
-            "kind": "ast" if kind in (None, "ast-plain") else kind,
+            "checkpoint": str(folder / "checkpoints" / export.checkpoint),
+            "kind": export.reference,
         }
-        for key, (kind, checkpoint, _) in EXPORTS.items()
+        for key, export in EXPORTS.items()
         if exports[key]["runs"]
     }
     plan = {

@@ -21,25 +21,30 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from benchmarks.against_optimum.ours import SIDE_PX, part
+from benchmarks.against_optimum.ours import SIDE_PX, part, smolvlm_inputs
 from benchmarks.against_optimum.record import one_line
 from benchmarks.timing import interleaved
 from vaemotion.contract.audio import AST_LOG_MEL, SAMPLE_RATE_HZ, log_mel, normalized_window
 from vaemotion.data.art.art import sample_work, synthesize, work_seed
 
 BATCHES = (1, 2)  # both tools trace at batch 2; a graph with a constant 2 would fail at batch 1
-Float32 = npt.NDArray[np.float32]
 
 
-def real_input(kind: str, batch: int) -> Float32:
-    """Return log-mel of ``batch`` procedural works (B, 1024, 128); for "vision" noise (B, 3, side, side)."""
-    if kind == "vision":
+def real_inputs(kind: str, batch: int) -> tuple[npt.NDArray[Any], ...]:
+    """Return a part's inputs in their order.
+
+    Log-mel of ``batch`` procedural works (B, 1024, 128), for "vision" and "tower" noise (B, 3, side, side),
+    for "smolvlm" a prompt with an image of noise.
+    """
+    if kind == "smolvlm":
+        return tuple(tensor.numpy() for tensor in smolvlm_inputs(batch).values())
+    if kind in ("vision", "tower"):
         noise = np.random.default_rng(0).standard_normal((batch, 3, SIDE_PX, SIDE_PX))
-        return noise.astype(np.float32)
+        return (noise.astype(np.float32),)
     duration_s = AST_LOG_MEL.samples_for(1024) / SAMPLE_RATE_HZ
     works = (sample_work(work_seed("validation", index)) for index in range(batch))
     mels = [log_mel(synthesize(work, duration_s), AST_LOG_MEL) for work in works]
-    return np.stack([normalized_window(mel, 1024, AST_LOG_MEL) for mel in mels])
+    return (np.stack([normalized_window(mel, 1024, AST_LOG_MEL) for mel in mels]),)
 
 
 def facts(file: Path) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def facts(file: Path) -> dict[str, Any]:
     return {
         "nodes": len(model.graph.node),
         "opset": {entry.domain: entry.version for entry in model.opset_import}[""],
-        "bytes": file.stat().st_size,
+        "bytes": sum(part.stat().st_size for part in file.parent.glob("model.onnx*")),
         "shapes": shapes,
         "check": check,
     }
@@ -87,19 +92,25 @@ def difference(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> dict[str, f
 
 
 @torch.no_grad()
-def eager(module: torch.nn.Module, inputs: Float32) -> npt.NDArray[Any]:
-    """Run a module in PyTorch on arrays, in the dtype of its parameters."""
+def eager(module: torch.nn.Module, inputs: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[Any]:
+    """Run a module in PyTorch on arrays, those of float32 in the dtype of its parameters."""
     dtype = next(module.parameters()).dtype
-    return module(torch.from_numpy(inputs).to(dtype)).numpy()
+    tensors = (torch.from_numpy(array) for array in inputs)
+    return module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)).numpy()
+
+
+def feed(session: Any, inputs: tuple[npt.NDArray[Any], ...]) -> dict[str, npt.NDArray[Any]]:
+    """Name arrays after a session's inputs."""
+    return {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)}
 
 
 def parity(session: Any, module: torch.nn.Module, kind: str) -> dict[str, Any]:
     """Return, by batch size, the difference from eager torch on the same inputs, or the error."""
     found: dict[str, Any] = {}
     for batch in BATCHES:
-        inputs = real_input(kind, batch)
+        inputs = real_inputs(kind, batch)
         try:
-            got = session.run(None, {session.get_inputs()[0].name: inputs})[0]
+            got = session.run(None, feed(session, inputs))[0]
             found[str(batch)] = difference(got, eager(module, inputs))
         except Exception as failure:  # an unsupported batch size is a result
             found[str(batch)] = {"error": one_line(failure)}
@@ -123,11 +134,11 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
         found["parity"] = parity(session, module, kind)
         worst = max(gap.get("max_abs", float("inf")) for gap in found["parity"].values())
         print(f"parity of {key}: largest difference {worst:.1e}", flush=True)
-        if kind != "vision":
-            feed = {session.get_inputs()[0].name: real_input(kind, 1)}
-            calls[key] = lambda session=session, feed=feed: session.run(None, feed)
+        if kind.startswith("ast") and "error" not in found["parity"]["1"]:
+            named = feed(session, real_inputs(kind, 1))
+            calls[key] = lambda session=session, named=named: session.run(None, named)
     ast = part("ast", Path(plan["ast"])).module
-    inputs = real_input("ast", 1)
+    inputs = real_inputs("ast", 1)
     floor = difference(eager(ast, inputs), eager(copy.deepcopy(ast).double(), inputs))
     calls["eager"] = lambda: eager(ast, inputs)
     timed = interleaved(calls, plan["repetitions"], log=lambda line: print(f"latency {line}", flush=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vaemotion.contract.errors import UserError
@@ -18,15 +18,22 @@ Values = dict[str, Any]
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 AST = {
     "optimum": "optimum",
+    "transformers": "transformers.exporters, batch free",
+    "transformers-defaults": "transformers.exporters, its defaults",
+    "transformers-dynamic": "transformers.exporters, dynamic=True",
     "ours": "ours",
-    "ours-plain": "ours, attention written out",
     "ours-mean": "ours, mean over rows",
+    "ours-mean-transformers": "the same by --exporter transformers",
 }
 EAGER = "torch eager"
 VISION = {
     "optimum-smolvlm": "optimum: SmolVLM, whole",
     "optimum-vision": "optimum: its vision tower as a checkpoint of its own",
+    "transformers-smolvlm": "transformers.exporters: SmolVLM, whole, its defaults",
+    "transformers-smolvlm-batch": "transformers.exporters: SmolVLM, whole, batch free",
+    "transformers-vision": "transformers.exporters: its vision tower, batch free",
     "ours-vision": "ours: vision tower and connector",
+    "ours-vision-transformers": "the same by --exporter transformers",
 }
 NOTHING = "–"
 
@@ -53,6 +60,7 @@ def rows(result: Values) -> list[list[str]]:
         row("export", lambda key: "failed (1)" if exports[key]["error"] else "done"),
         row("export: load the checkpoint, write the file, s", exported("export_s")),
         row("the same with interpreter and imports, s", exported("process_s")),
+        row("CPU time of it, interpreter and imports included, s", exported("cpu_s")),
         row("export: peak memory, MiB", exported("peak_memory_mib")),
         row("file, MB", lambda key: megabytes(files, key)),
         row("opset", fact("opset")),
@@ -78,7 +86,8 @@ def vision_rows(result: Values) -> list[list[str]]:
         error = result["exports"][key]["error"]
         gaps = result["files"].get(key, {}).get("parity", {})
         found = ", ".join(
-            f"{batch}: {gap.get('error') or format(gap['max_abs'], '.1e')}" for batch, gap in gaps.items()
+            f"{batch}: {'refused (2)' if 'error' in gap else format(gap['max_abs'], '.1e')}"
+            for batch, gap in gaps.items()
         )
         lines.append([title, "failed (1)" if error else "done", found or NOTHING])
     return lines
@@ -94,10 +103,22 @@ def spread(values: Sequence[float]) -> str:
 
 
 def parity(files: Values, key: str, batch: int) -> str:
-    """Format a file's largest and mean difference from eager at a batch size, or its error."""
-    found = files.get(key, {})
-    gap = found.get("parity", {}).get(str(batch), {"error": found.get("error", NOTHING)})
-    return gap["error"] if "error" in gap else f"{gap['max_abs']:.1e} / {gap['mean_abs']:.1e}"
+    """Format a file's largest and mean difference from eager at a batch size."""
+    gap = files.get(key, {}).get("parity", {}).get(str(batch))
+    if gap is None:
+        return NOTHING
+    return "refused (2)" if "error" in gap else f"{gap['max_abs']:.1e} / {gap['mean_abs']:.1e}"
+
+
+def refusals(files: Values) -> Iterator[tuple[str, str]]:
+    """Yield each file that ONNX Runtime did not load, or not run at a batch size, with its error."""
+    for key, title in {**AST, **VISION}.items():
+        found = files.get(key, {})
+        if "error" in found:
+            yield title, found["error"]
+        for batch, gap in found.get("parity", {}).items():
+            if "error" in gap:
+                yield f"{title}, batch {batch}", gap["error"]
 
 
 def shapes(files: Values, key: str) -> str:
@@ -145,7 +166,8 @@ def markdown(result: Values) -> str:
     paragraphs = [
         f"Made by `{result['command']}`: {machine['cpu']}, {machine['cores']} cores, load {before} before "
         f"and {after} after; {result['threads']} thread for each tool; {result['rounds']} exports of the "
-        f"first two columns (one of the others) and {result['repetitions']} timed repetitions, interleaved. "
+        "columns optimum, transformers.exporters with a free batch, and ours (one of the others) and "
+        f"{result['repetitions']} timed repetitions, interleaved. "
         "Median (smallest–largest); a ratio is taken within each repetition.",
         _table(rows(result)),
         f"For scale: eager torch in float32 differs from itself in float64 by {floor['max_abs']:.1e} at most "
@@ -155,6 +177,9 @@ def markdown(result: Values) -> str:
     if failures := [(key, e["error"]) for key, e in result["exports"].items() if e["error"]]:
         paragraphs.append("(1) What the tool said:")
         paragraphs += [f"- {({**AST, **VISION})[key]}: `` {error} ``" for key, error in failures]
+    if refused := list(refusals(result["files"])):
+        paragraphs.append("(2) What ONNX Runtime said:")
+        paragraphs += [f"- {title}: `` {error} ``" for title, error in refused]
     paragraphs += [f"Versions, {name}: {found}." for name, found in versions.items()]
     return "\n\n".join(paragraphs)
 

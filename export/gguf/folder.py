@@ -1,244 +1,256 @@
-"""``vaemotion gguf``: write a local Llama checkpoint, or the decoder of a SmolVLM, as GGUF.
+"""``vaemotion gguf``: write the decoder of a local checkpoint, alone or in a vision-language model, as GGUF.
 
-In: a folder as `transformers` writes it (`config.json`, safetensors, `tokenizer.json`). Out: one `.gguf` file
-and a table of the type that each tensor received. Nothing is downloaded or unpickled; one tensor is in memory
-at a time.
+In: a folder as `transformers` writes it (`config.json`, safetensors, `tokenizer.json`), and a text. Out: one
+`.gguf` file, a table of the type that each tensor received, and what the file loses on held-out windows of
+the text. Nothing is downloaded or unpickled; one tensor is in memory at a time.
 """
 
-import json
+import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
-from transformers import AutoConfig
 
-from export.gguf.quantise import QUANTIZED_TYPES, StoredTensor, fallbacks, quantize_gguf, stored_tensors
-from export.gguf.write import GGUF_TYPES, GgufTokenizer, LlamaShape, SpecialTokens, write_llama_gguf
+from export.gguf.decoder_folder import read_decoder_folder
+from export.gguf.quality import KlReport
+from export.gguf.quantise import (
+    QUANTIZED_TYPES,
+    StoredTensor,
+    channel_means,
+    fallbacks,
+    quantize_by_plan,
+    quantize_gguf,
+    stored_tensors,
+)
+from export.gguf.search import Search, SearchResult, search_types
+from export.gguf.text import SHIPPED_TEXT, TextJudge, text_importance, text_windows
+from export.gguf.write import GGUF_TYPES, write_decoder_gguf
 from vaemotion.contract.errors import UsageError, UserError
+
+_PROBE_WINDOWS = 2  # of those that weigh the rounding errors; they measure single groups of matrices
+
+
+@dataclass(frozen=True)
+class Material:
+    """Material that weighs the rounding errors and judges the result, of all types but F32 and F16."""
+
+    text: Path | None = SHIPPED_TEXT
+    """None: nothing judges, and without `importance` nothing weighs."""
+    importance: Path | None = None
+    """A file of `calibration.importance`, in place of the text's."""
+
+
+@dataclass(frozen=True)
+class WrittenGguf:
+    """Result of `write_folder_gguf`."""
+
+    types: dict[str, str]
+    """The type of each tensor."""
+    quality: KlReport | None
+    """The loss on held-out windows of the text; None for F32, F16, and without a text."""
+    search: SearchResult | None
+    remarks: tuple[str, ...] = ()
+    """Remarks for the user of the file, one sentence each."""
 
 
 def folder_to_gguf(
     folder: Path,
     out: Path,
-    file_type: str,
-    importance: Path | None = None,
+    wanted: str | Search,
+    material: Material,
+    *,
+    adapter: Path | None = None,
     license: str = "NOASSERTION",
 ) -> None:
-    """Write the folder's decoder as `out` and print the type of each tensor."""
-    console = Console(stderr=True)
+    """Write the folder's decoder as `out`, and print the type of each tensor and the loss.
+
+    Arguments as of `write_folder_gguf`. Raises UserError.
+    """
+    progress, console = Console(stderr=True), Console()
     try:
-        with console.status(f"{folder.name} → GGUF {file_type}"):
-            write_folder_gguf(folder, out, file_type, importance, license)
+        with progress.status(f"{folder.name} → GGUF") as status:
+            written = write_folder_gguf(
+                folder,
+                out,
+                wanted,
+                material,
+                adapter=adapter,
+                license=license,
+                say=lambda what: status.update(f"{folder.name} → GGUF: {what}"),
+            )
         stored = stored_tensors(out)
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from error
-    _print_tensors(Console(), out, stored, file_type)
+    _print_tensors(console, out, stored, wanted)
+    if written.search is not None:
+        _print_candidates(console, written.search)
+    if written.quality is not None:
+        console.print(f"held-out text: {written.quality.sentence()}", highlight=False)
+    for remark in written.remarks:
+        console.print(remark, highlight=False, markup=False)
 
 
 def write_folder_gguf(
-    folder: Path, target: Path, file_type: str, importance: Path | None = None, license: str = "NOASSERTION"
-) -> dict[str, str]:
-    """Write the folder's Llama decoder as GGUF and return the type of each tensor.
+    folder: Path,
+    target: Path,
+    wanted: str | Search,
+    material: Material = Material(),
+    *,
+    adapter: Path | None = None,
+    license: str = "NOASSERTION",
+    say: Callable[[str], None] = lambda _: None,
+) -> WrittenGguf:
+    """Write the folder's decoder as GGUF.
 
-    `file_type` is one of F32, F16, Q8_0, Q5_0, Q4_K_M; `importance` (for the last two) a file of
-    `calibration.importance`. `license` is an SPDX id or expression. Raises UsageError for a folder that is
-    something else, ValueError naming the tensor or token at fault; `target` is then left as it was.
+    `wanted`: a type of `GGUF_TYPES` or `QUANTIZED_TYPES`, or a search for the type of each matrix. `adapter`:
+    the folder of a LoRA adapter to merge. `license`: an SPDX id or expression. `say` is told what is being
+    done. Raises UsageError for a folder that is something else, ValueError naming the tensor or token at
+    fault; `target` is then left as it was.
     """
-    if file_type not in (*GGUF_TYPES, *QUANTIZED_TYPES):
-        raise UsageError(
-            f"--type: expected one of {', '.join((*GGUF_TYPES, *QUANTIZED_TYPES))}, got {file_type!r}"
-        )
-    if importance is not None and file_type not in QUANTIZED_TYPES:
-        raise UsageError(f"--importance: {file_type} takes none; it is for {' and '.join(QUANTIZED_TYPES)}")
-    text_config = _decoder_config(folder)
-    shape = LlamaShape.from_config(text_config)
-    weights = FolderWeights(folder)
-    special, template = _special_tokens(folder, text_config), _chat_template(folder)
-    tokenizer = GgufTokenizer(_tokenizer_file(folder), special, template)
-    written_type = file_type if file_type in GGUF_TYPES else "F32"
+    _check(wanted, material)
+    decoder = read_decoder_folder(folder, adapter)
 
-    def write(path: Path) -> dict[str, str]:
-        return write_llama_gguf(
+    def write(path: Path, file_type: str) -> dict[str, str]:
+        return write_decoder_gguf(
             path,
-            weights,
-            shape,
-            tokenizer,
-            file_type=written_type,
+            decoder.tensors,
+            decoder.shape,
+            decoder.tokenizer,
+            file_type=file_type,
             name=folder.resolve().name,
             license=license,
         )
 
-    if file_type == written_type:
-        return write(target)
+    if wanted in ("F32", "F16") or (wanted in GGUF_TYPES and material.text is None):
+        return WrittenGguf(write(target, str(wanted)), None, None, decoder.remarks)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+        say("writing F32")
         unrounded = Path(work) / "f32.gguf"
-        write(unrounded)
-        return quantize_gguf(unrounded, target, file_type, importance)
+        write(unrounded, "F32")
+        written = _quantized(unrounded, target, wanted, material, decoder.shape.context_length, say)
+        return replace(written, remarks=decoder.remarks)
 
 
-class FolderWeights(Mapping[str, np.ndarray]):
-    """The decoder's weights in a folder, by the names of `write_llama_gguf`. Read as float32 on access."""
-
-    def __init__(self, folder: Path) -> None:
-        file_of = {name: path for path in _weight_files(folder) for name in _names_in(path)}
-        tables = [name for name in file_of if name.endswith("embed_tokens.weight")]
-        if len(tables) != 1:
-            raise UsageError(
-                f"{folder}: expected one tensor called ...embed_tokens.weight, got {len(tables)}; give a "
-                "folder with a Llama's weights"
-            )
-        prefix = tables[0].removesuffix("embed_tokens.weight")  # "model.", a SmolVLM's "model.text_model."
-        self._stored: dict[str, tuple[Path, str]] = {}
-        for name, path in file_of.items():
-            if name.endswith("lm_head.weight"):
-                self._stored["lm_head.weight"] = (path, name)
-            # Old files also hold the constant inv_freq.
-            elif name.startswith(prefix) and not name.endswith("rotary_emb.inv_freq"):
-                self._stored[name.removeprefix(prefix)] = (path, name)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        path, stored_name = self._stored[name]
-        with safe_open(path, "pt") as file:  # NumPy has no bfloat16
-            return file.get_tensor(stored_name).float().numpy()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-
-# -- the folder -----------------------------------------------------------------------------------------
-
-
-def _decoder_config(folder: Path) -> Any:
-    """Read the config of the folder's decoder: all of it for a plain Llama, a part for a SmolVLM."""
-    path = folder / "config.json"
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+def _check(wanted: str | Search, material: Material) -> None:
+    """Raise UsageError for a type that there is not, or for material that it cannot use."""
+    if isinstance(wanted, Search):
+        if material.text is None:
+            raise UsageError("--text none: a search needs a text that judges; leave the option out")
+    elif wanted not in (types := (*GGUF_TYPES, *QUANTIZED_TYPES)):
+        raise UsageError(f"--type: expected one of {', '.join(types)}, got {wanted!r}")
+    elif material.importance is not None and wanted in GGUF_TYPES:
         raise UsageError(
-            f"{folder} holds no readable config.json ({error}); give the folder of a Llama checkpoint"
-        ) from error
-    if "model_type" not in stored:
-        hint = "export it with `vaemotion export`" if "schema_version" in stored else "give a Llama's folder"
-        raise UsageError(f"{path} is not one that transformers wrote; {hint}")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"{path}: transformers does not know this model ({str(error).splitlines()[0]}); a Llama is needed"
-        ) from error
-    text_config = config.get_text_config()
-    if text_config is not config:  # the head belongs to the whole model, and so does its tying
-        text_config.tie_word_embeddings = config.tie_word_embeddings
-    return text_config
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(
-            {folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+            f"--importance: {wanted} takes none; it is for auto, {', '.join(QUANTIZED_TYPES[:-1])} and "
+            f"{QUANTIZED_TYPES[-1]}"
         )
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
-        raise UsageError(f"{folder} lacks {', '.join(missing)} of its index; copy the folder again, whole")
-    if not files:
-        raise UsageError(
-            f"{folder} holds no safetensors; save the model with save_pretrained (pickles are not opened)"
-        )
-    return files
+    elif wanted in ("F32", "F16") and material.text not in (None, SHIPPED_TEXT):
+        raise UsageError(f"--text: {wanted} takes none, it is not rounded to anything that a text judges")
 
 
-def _names_in(path: Path) -> list[str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is damaged ({error}); copy it again") from error
+def _quantized(
+    unrounded: Path,
+    target: Path,
+    wanted: str | Search,
+    material: Material,
+    context_tokens: int,
+    say: Callable[[str], None],
+) -> WrittenGguf:
+    """Quantize an F32 file as wanted, and judge the result."""
+    threads = len(os.sched_getaffinity(0))
+    windows = None if material.text is None else text_windows(unrounded, material.text, context_tokens)
+    importance = channel_means(material.importance)
+    if importance is None and windows is not None and wanted != "Q8_0":
+        say("importance of the channels")
+        found = text_importance(unrounded, windows.calibration, threads=threads)
+        importance = {name: channels.mean_squares for name, channels in found.items()}
+    judge: TextJudge | None = None
+    if windows is not None:
+        say("the reference's distributions")
+        judge = TextJudge(unrounded, windows.held_out, threads=threads)
+    if not isinstance(wanted, Search):
+        say(f"rounding to {wanted}")
+        types = quantize_gguf(unrounded, target, wanted, importance, threads=threads)
+        say("judging the result")
+        return WrittenGguf(types, None if judge is None else judge(target), None)
+    assert windows is not None
+    assert judge is not None
+    probe = TextJudge(unrounded, windows.calibration[:_PROBE_WINDOWS], threads=threads)
+    result = search_types(wanted, unrounded, importance, judge, probe=probe, say=say, threads=threads)
+    say("writing the chosen file")
+    types = quantize_by_plan(unrounded, target, result.chosen.plan, importance, threads=threads)
+    return WrittenGguf(types, result.chosen.quality, result)
 
 
-def _tokenizer_file(folder: Path) -> Path:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UsageError(
-            f"{folder} lacks tokenizer.json; save the model's fast tokenizer into it with save_pretrained"
-        )
-    try:
-        Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UsageError(f"{path} cannot be read as a tokenizer ({error}); copy it again") from error
-    return path
+# -- the tables -----------------------------------------------------------------------------------------
 
 
-def _special_tokens(folder: Path, text_config: Any) -> SpecialTokens:
-    """Read the special tokens, from the generation config first.
-
-    A chat model's answers end with another token than its texts, and that one is named there.
-    """
-    generation = _json_of(folder / "generation_config.json")
-
-    def first(name: str) -> int | None:
-        value = generation.get(name, getattr(text_config, name, None))
-        return value[0] if isinstance(value, list) else value  # some models have several end tokens
-
-    eos_id = first("eos_token_id")
-    if eos_id is None:
-        raise UsageError("config.json names no eos_token_id; add the id of the token that ends an answer")
-    return SpecialTokens(first("bos_token_id"), eos_id, first("pad_token_id"))
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    """Read an optional JSON file; an empty dictionary where it is absent."""
-    try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON ({error}); copy it again") from error
-
-
-def _chat_template(folder: Path) -> str | None:
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text("utf-8")
-    template = _json_of(folder / "tokenizer_config.json").get("chat_template")
-    return template if isinstance(template, str) else None
-
-
-# -- the table ------------------------------------------------------------------------------------------
-
-
-def _print_tensors(console: Console, path: Path, stored: list[StoredTensor], file_type: str) -> None:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for column in ("type", "tensors", "MB", "share"):
-        table.add_column(column, justify="left" if column == "type" else "right")
+def _print_tensors(console: Console, path: Path, stored: list[StoredTensor], wanted: str | Search) -> None:
+    table = _table("type", "tensors", "MB", "share")
     total = sum(tensor.bytes for tensor in stored)
     for kind in sorted({tensor.type for tensor in stored}):
         sizes = [tensor.bytes for tensor in stored if tensor.type == kind]
         table.add_row(kind, str(len(sizes)), f"{sum(sizes) / 1e6:.2f}", f"{sum(sizes) / total:.1%}")
     console.print(table)
-    fell_back = fallbacks(stored, file_type)
-    alike: dict[tuple[str, str, int], list[str]] = {}  # one line for layers with the same type
-    for tensor in stored:
-        if tensor.name in fell_back:
-            role = re.sub(r"^blk\.\d+", "blk.*", tensor.name)
-            alike.setdefault((role, tensor.type, tensor.shape[-1]), []).append(tensor.name)
-    for (role, kind, width), names in sorted(alike.items()):
-        layers = (
-            ", layers " + " ".join(name.split(".")[1] for name in names) if role.startswith("blk") else ""
-        )
-        console.print(
-            f"  {role}: {kind}, its rows of {width} do not fit{layers}", highlight=False, markup=False
-        )
+    size = f"{path}: {path.stat().st_size / 1e6:.1f} MB"
+    if isinstance(wanted, Search):
+        console.print(f"{size}, types by search", highlight=False)
+        return
+    fell_back = fallbacks(stored, wanted)
+    for line in _fallback_lines([tensor for tensor in stored if tensor.name in fell_back]):
+        console.print(f"  {line}", highlight=False, markup=False)
     result = f"{len(fell_back)} matrices fell back" if fell_back else "every matrix fits"
-    console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {file_type}, {result}", highlight=False)
+    console.print(f"{size}, {wanted}, {result}", highlight=False)
+
+
+def _fallback_lines(fell_back: list[StoredTensor]) -> list[str]:
+    """Say which matrices fell back to which type, and why; one line for layers with the same type."""
+    alike: dict[tuple[str, str, int], list[str]] = {}
+    for tensor in fell_back:
+        role = re.sub(r"^blk\.\d+", "blk.*", tensor.name)
+        alike.setdefault((role, tensor.type, tensor.shape[-1]), []).append(tensor.name)
+    lines: list[str] = []
+    for (role, kind, width), names in sorted(alike.items()):
+        block = 32 if kind == "F16" else 256
+        layers = " ".join(name.split(".")[1] for name in names)
+        lines.append(
+            f"{role}: {kind}, as llama.cpp's first choice has blocks of {block}, which do not divide rows "
+            f"of {width}" + (f", layers {layers}" if role.startswith("blk") else "")
+        )
+    return lines
+
+
+def _print_candidates(console: Console, result: SearchResult) -> None:
+    """Print every file that was measured, and mark the Pareto front and the chosen one."""
+    table = _table("file", "MB", "KL mean", "KL p99", "same top-1", "types", "")
+    front = result.front()
+    for candidate in result.candidates:
+        quality = candidate.quality
+        table.add_row(
+            candidate.name,
+            f"{candidate.bytes / 1e6:.1f}",
+            f"{quality.mean_kl_nats:.4f}",
+            f"{quality.p99_kl_nats:.3f}",
+            f"{quality.same_top1_share:.1%}",
+            _common_types(candidate.plan),
+            "chosen" if candidate is result.chosen else "Pareto" if candidate in front else "",
+        )
+    console.print(table)
+
+
+def _common_types(plan: Mapping[str, str]) -> str:
+    """Count the types of a plan, the most frequent first: "Q5_0 180, Q8_0 1"."""
+    kinds = list(plan.values())
+    counted = sorted(set(kinds), key=lambda kind: (-kinds.count(kind), kind))
+    return ", ".join(f"{kind} {kinds.count(kind)}" for kind in counted)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("type", "file", "types", "") else "right")
+    return table

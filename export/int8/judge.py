@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from calibration.samples import content_hash
+from export.answers import greedy_answer
 from export.gguf.quality import kl_and_top1
 from export.int8.material import JudgedWindow, Material, is_rated
 from export.int8.search import valence_arousal
@@ -38,7 +39,6 @@ LEVEL = 0.95
 LEAST_WORKS = 16  # that a loss is measured on; fewer say nothing about the others
 JITTER_CLIPS = 40
 LEAST_STREAMS = 2
-NARRATION_TOKENS = 32  # of a reference's own narration
 _SEED = 7
 
 
@@ -206,23 +206,16 @@ def _narration_kl(
     """
     enhanced = {name: predictor.adapt(tokens[name])[1] for name, predictor in predictors.items()}
     reference = predictors["reference"]
-    ids = (
-        _narrated(reference, enhanced["reference"]) if narration is None else reference.option_ids(narration)
-    )
+    if narration is None:
+        ids = greedy_answer(reference, reference.prompt(enhanced["reference"], prompts.CAPTION.text))
+    else:
+        ids = reference.option_ids(narration)
     logits = {name: _narration_logits(p, enhanced[name], ids) for name, p in predictors.items()}
     return {
         name: kl_and_top1(logits["reference"], rows).mean_kl_nats
         for name, rows in logits.items()
         if name != "reference"
     }
-
-
-def _narrated(predictor: AnyPredictor, enhanced: Tokens) -> list[int]:
-    """Return the token ids of a predictor's own narration, its stop token included where it comes."""
-    stop = predictor.constants.stop_token_id
-    prompt = predictor.prompt(enhanced, prompts.CAPTION.text)
-    generated = predictor.language_model.generate(prompt, max_tokens=NARRATION_TOKENS, stop_ids=[stop])
-    return [*generated.token_ids, *([stop] if generated.complete else [])]
 
 
 def _narration_logits(predictor: AnyPredictor, enhanced: Tokens, ids: Sequence[int]) -> Array:

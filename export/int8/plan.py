@@ -11,8 +11,9 @@ to judge on, the search has the last word.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,13 @@ class Judging:
     """Rules by which the INT8 engines are judged: on which ``material``, within which ``budget``.
 
     ``material``: None where there is none. ``language_models``: opened when called, by type, the smallest
-    first, "F16" among them.
+    first, "F16" among them. ``kl_nats``: their own losses, where they were measured.
     """
 
     material: Material | None
     budget: Budget
     language_models: Mapping[str, Callable[[], Any]]
+    kl_nats: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def int8_engines(inputs: Int8Inputs, judging: Judging, *, judged: bool = True) -> dict[str, Any]:
@@ -246,8 +248,9 @@ def judge_until_it_holds(
 ) -> dict[str, Any]:
     """Judge both schemes until they hold the budget. Returns the losses and the language model's type.
 
-    While one does not hold, its worst block is taken back, or the next larger type of the language model is
-    used. Raises BudgetError when no block is left, or after ``MOST_JUDGEMENTS``.
+    While one does not hold, its worst block is taken back. Where only the divergence of narrations is over
+    the budget, and by no more than the language model loses itself, its next larger type is used instead.
+    Raises BudgetError when no block is left, or after ``MOST_JUDGEMENTS``.
     """
     types = list(judging.language_models)
     losses: dict[str, dict[str, Loss]] = {}
@@ -264,7 +267,12 @@ def judge_until_it_holds(
         open_schemes = [scheme for scheme, metrics in broken.items() if metrics]
         if open_schemes and rounds == MOST_JUDGEMENTS:
             raise _over_budget(open_schemes[0], broken, losses, rounds)
-        if any(metrics == ["kl_nats"] for metrics in broken.values()) and len(types) > 1:
+        excess = [
+            losses[scheme]["kl_nats"].bound - judging.budget.max_kl_nats
+            for scheme, metrics in broken.items()
+            if metrics == ["kl_nats"]
+        ]
+        if len(types) > 1 and excess and min(excess) <= judging.kl_nats.get(types[0], math.inf):
             types, open_schemes = types[1:], list(plans)
             continue
         for scheme in open_schemes:
@@ -419,8 +427,8 @@ def _digest(histograms: Mapping[str, Histogram]) -> str:
     digest = hashlib.sha256()
     for name, histogram in sorted(histograms.items()):
         digest.update(name.encode())
-        for field in fields(Histogram):
-            digest.update(np.asarray(getattr(histogram, field.name)).tobytes())
+        for value in fields(Histogram):
+            digest.update(np.asarray(getattr(histogram, value.name)).tobytes())
     return digest.hexdigest()
 
 

@@ -19,55 +19,65 @@ from rich.console import Console
 from runtime.clock import ManualClock
 from runtime.machine.memory import return_large_blocks
 from runtime.messages import Picture, Reading
+from runtime.narration.sentences import whole_sentences
+from runtime.narration.speaking import speak
 from runtime.perception.perception import Evidence, Perception
-from runtime.perception.predictor import DevicePredictor, generate_text, open_predictor
+from runtime.perception.predictor import DevicePredictor, open_predictor
 from runtime.sources.file import FileFeed, FileSource
 from vaemotion.contract import prompts
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.image import squash
 from vaemotion.contract.settings import shown
+from vaemotion.contract.speech import STANDARD, Speech
 from vaemotion.contract.windows import EPSILON_S, grid_index, window_frame_indices
 
-MAX_ANSWER_TOKENS = 60
+ANSWER_TOKENS = 60  # of free text, at most
 TASKS = ("content", "emotion")
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """Options of ``vaemotion ask``.
+
+    ``options``: answers to choose from, separated by commas; None: free text. ``at_s``: None: the end of the
+    file. ``path``: one of ``PATHS``; None: all that the file has. ``task``: one of ``TASKS``; None: as the
+    standard question of that text, else "content". ``max_tokens``: of free text.
+    """
+
+    options: str | None = None
+    at_s: float | None = None
+    path: str | None = None
+    task: str | None = None
+    max_tokens: int = ANSWER_TOKENS
 
 
 @dataclass(frozen=True)
 class AskResult:
     """An answer, and the reading of the window that it is about.
 
-    ``probabilities``: by option, with sum 1; empty for free text.
+    ``probabilities``: by option, with sum 1; empty for free text. ``cut``: the free text did not end within
+    its tokens; its whole sentences are given, where it has any.
     """
 
     question: str
     answer: str
     probabilities: dict[str, float]
     reading: Reading
+    cut: bool = False
 
 
-def ask(
-    bundle: Path,
-    source: Path,
-    question: str,
-    options: str | None,
-    at_s: float | None,
-    path: str | None,
-    task: str | None,
-    as_json: bool,
-) -> None:
-    """Answer a question about the window of ``source`` that ends at ``at_s``, and print the answer.
+def ask(bundle: Path, source: Path, question: str, options: AskOptions, as_json: bool) -> None:
+    """Answer a question about the window of ``source`` that ends at ``options.at_s``, and print the answer.
 
-    ``options``: answers to choose from, separated by commas; None: free text. ``at_s``: None: the end of the
-    file. ``path``: one of ``PATHS``; None: all that the file has. ``task``: one of ``TASKS``; None: as the
-    standard question of that text, else "content". Raises UsageError for wrong arguments, MediaError for an
-    unusable file, UserError where the file has nothing at ``at_s``.
+    Raises UsageError for wrong arguments, MediaError for an unusable file, UserError where the file has
+    nothing at that time.
     """
-    choices = _checked_texts(question, options)
+    choices, path = _checked_texts(question, options.options), options.path
     if path not in (None, *PATHS):
         raise UsageError(f"--path takes {', '.join(PATHS)}, got {path!r}")
-    if task not in (None, *TASKS):
-        raise UsageError(f"--task takes {', '.join(TASKS)}, got {task!r}")
+    if options.task not in (None, *TASKS):
+        raise UsageError(f"--task takes {', '.join(TASKS)}, got {options.task!r}")
     return_large_blocks()
     file = FileSource(source)
     if path in ("visual", "audio-visual") and not file.has_frames:
@@ -75,8 +85,8 @@ def ask(
     if path in ("audio", "audio-visual") and not file.has_sound:
         raise UsageError(f"--path {path} needs sound, and {source} has none; choose another --path")
     with open_predictor(bundle) as predictor:
-        evidence = evidence_at(predictor, file, at_s, path)
-        result = answer(predictor, evidence, question, choices, task)
+        evidence = evidence_at(predictor, file, options.at_s, path)
+        result = answer(predictor, evidence, question, choices, options.task, options.max_tokens)
     _print(result, as_json)
 
 
@@ -156,12 +166,18 @@ def evidence_at(
 
 
 def answer(
-    predictor: DevicePredictor, evidence: Evidence, question: str, choices: Sequence[str], task: str | None
+    predictor: DevicePredictor,
+    evidence: Evidence,
+    question: str,
+    choices: Sequence[str],
+    task: str | None,
+    max_tokens: int = ANSWER_TOKENS,
 ) -> AskResult:
     """Return the answer to ``question``: one of ``choices``, or free text where there are none.
 
     Emotion questions use the emotion-enhanced tokens, all others the plain ones. ``task`` None: that of the
-    standard question with this text, else "content".
+    standard question with this text, else "content". Raises UserError for a question that leaves no room for
+    an answer in the language model's context.
     """
     standard = {text: q.task for q in prompts.STANDARD_QUESTIONS for text in (q.text, *q.paraphrases)}
     enhanced = (task or standard.get(question, "content")) == "emotion"
@@ -171,8 +187,13 @@ def answer(
         shares = np.exp(scores - scores.max())
         probabilities = dict(zip(choices, (float(p) for p in shares / shares.sum()), strict=True))
         return AskResult(question, choices[int(scores.argmax())], probabilities, evidence.reading)
-    text, _ = generate_text(predictor, prompt, MAX_ANSWER_TOKENS)
-    return AskResult(question, text, {}, evidence.reading)
+    said = speak(predictor, prompt, Speech(max_tokens=max_tokens).over(STANDARD))
+    if said is None:
+        raise UserError("the question fills the language model's context; ask a shorter one")
+    if said.ended:
+        return AskResult(question, said.text, {}, evidence.reading)
+    text = " ".join(whole_sentences(said.text, ended=False)) or " ".join(said.text.split())
+    return AskResult(question, text, {}, evidence.reading, cut=True)
 
 
 def _print(result: AskResult, as_json: bool) -> None:
@@ -181,6 +202,8 @@ def _print(result: AskResult, as_json: bool) -> None:
         return
     console, reading = Console(highlight=False, markup=False), result.reading
     console.print(result.answer, style="bold")
+    if result.cut:
+        console.print("the answer was cut at its limit; --tokens gives it more", style="dim")
     for option, probability in sorted(result.probabilities.items(), key=lambda item: -item[1]):
         console.print(f"  {probability:6.1%}  {option}")
     console.print(

@@ -10,22 +10,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from runtime.engines.golden import Array, allowed_difference, golden_differences, measured_tolerance
+from runtime.engines.golden import (
+    Array,
+    allowed_difference,
+    component_key,
+    golden_differences,
+    golden_logit_difference,
+)
 from runtime.engines.language_model import open_language_model
 from runtime.engines.open import OnnxRuntimeEngine, OpenedEngine, open_engine
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     LOG_MEL_TOLERANCE,
-    PIXEL_TOLERANCE,
     Component,
     Manifest,
     check_front_end,
     component_path,
+    pixel_tolerance,
     read_golden,
     read_manifest,
     verify_files,
@@ -128,7 +133,7 @@ def verify_bundle(bundle: Path) -> None:
 def golden_edges(bundle: Path, manifest: Manifest) -> list[Edge]:
     """Compare this machine's front end, engines and language models with the bundle's golden vectors."""
     golden = read_golden(bundle, manifest)
-    allowed = {"log_mel": LOG_MEL_TOLERANCE, "pixels": PIXEL_TOLERANCE}
+    allowed = {"log_mel": LOG_MEL_TOLERANCE, "pixels": pixel_tolerance(manifest.front_end.image)}
     edges = [
         _golden_edge(name, worst, allowed[name]) for name, worst in check_front_end(manifest, golden).items()
     ]
@@ -157,23 +162,19 @@ def _engine_edges(
     for engine in engines:
         worst = max(golden_differences(engine, golden).values())
         allowed = allowed_difference(engine, manifest)
-        edges.append(_golden_edge(_key(component), worst, allowed, ON_GPU.get(engine.runs_on, "")))
+        edges.append(_golden_edge(component_key(component), worst, allowed, ON_GPU.get(engine.runs_on, "")))
     return edges
 
 
 def _language_model_edge(
     bundle: Path, manifest: Manifest, component: Component, golden: Mapping[str, Array]
 ) -> Edge:
-    """Compare a GGUF file's logits (1, vocabulary) after the golden prompt with the golden ones."""
+    """Compare a GGUF file's logits (1, vocab) after the golden prompt with the golden ones."""
     with open_language_model(bundle, manifest, component, f32_kv=True) as language_model:
         logits = language_model.logits(golden["language_model/in/embeddings"])
-    worst = float(np.abs(logits - golden["language_model/out/logits"]).max())
-    return _golden_edge(_key(component), worst, measured_tolerance(manifest, component))
+    worst, allowed = golden_logit_difference(manifest, component, golden["language_model/out/logits"], logits)
+    return _golden_edge(component_key(component), worst, allowed)
 
 
 def _golden_edge(component: str, worst: float, allowed: float, where: str = "") -> Edge:
     return Edge("golden", component, f"golden vectors{where}", worst, allowed, worst)
-
-
-def _key(component: Component) -> str:
-    return f"{component.role}/{component.precision}"

@@ -1,8 +1,10 @@
 """The decoder LLM on the device.
 
-In: embeddings `(n, D)` float32 of text, visual and audio tokens alike. Out: logits, log-probabilities of
-answers, generated token ids. A prefix stays in the KV cache between calls. Every call drops its own tail
-again, also after an error, so that between calls the cache holds the prefix and nothing else.
+In: embeddings `(n, D)` float32 of text, visual and audio tokens alike. Behind the embeddings of a decoder
+that puts pictures in two dimensions stands each row's place (`vaemotion.contract.positions`): `(n, D + 3)`.
+Out: logits, log-probabilities of answers, generated token ids. A prefix stays in the KV cache between calls.
+Every call drops its own tail again, also after an error, so that between calls the cache holds the prefix and
+nothing else.
 """
 
 import contextlib
@@ -19,9 +21,9 @@ import numpy.typing as npt
 
 from runtime.engines.llama import Floats, LanguageModelAborted, LanguageModelError, LlamaSession
 from vaemotion.contract.bundle import Component, Manifest, component_path
+from vaemotion.contract.positions import PLACE_COLUMNS, Places, advance_of, positions_of, text_places
 
 __all__ = [
-    "CONTEXT_TOKENS",
     "NO_LLAMA",
     "AbsentLanguageModel",
     "Generation",
@@ -35,14 +37,14 @@ __all__ = [
 ]
 
 NO_LLAMA = "llama.cpp is not installed; install it with `pip install 'vaemotion[llm]'`"
-CONTEXT_TOKENS = 512  # of a bundle's language model: the prefix, a window's tokens, a question and its answer
 
 
 @dataclass(frozen=True)
 class Generation:
     """The result of `generate`.
 
-    `token_ids`: without the stop token; `complete`: a stop token came, False after `max_tokens` or an abort.
+    `token_ids`: without the stop token; `complete`: a stop token came, False after `max_tokens`, an abort or
+    what the caller found to be enough.
     """
 
     token_ids: tuple[int, ...]
@@ -88,12 +90,15 @@ class LanguageModel:
             f32_kv=f32_kv,
         )
         self.width = self._session.width
+        self._is_placed = self._session.coordinates > 1
+        self.row_width = self.width + (PLACE_COLUMNS if self._is_placed else 0)
         self.vocab_size = self._session.vocab_size
         self.context_tokens = context_tokens
         self.max_branches = max_branches
         self.evaluated_tokens = 0  # since loading, without the positions that the KV cache saves
         self._token_embeddings = np.asarray(token_embeddings)  # no copy; a memory map's own indexing is slow
-        self._prefix: Floats = np.zeros((0, self.width), np.float32)
+        self._prefix: Floats = np.zeros((0, self.row_width), np.float32)
+        self._position = 0  # behind the rows in the cache
         if token_embeddings.shape != (self.vocab_size, self.width):
             self.close()
             raise LanguageModelError(
@@ -131,7 +136,8 @@ class LanguageModel:
                 f"token_ids: expected 0 to {self.vocab_size - 1}, got {ids.min()} to {ids.max()}; "
                 "take the tokenizer from the same bundle"
             )
-        return np.asarray(self._token_embeddings[ids], np.float32)
+        rows = np.asarray(self._token_embeddings[ids], np.float32)
+        return np.concatenate([rows, text_places(len(rows))], axis=1) if self._is_placed else rows
 
     def set_prefix(self, embeddings: Floats) -> None:
         """Keep (n, D) in the KV cache before everything that follows; n = 0 clears it.
@@ -141,7 +147,7 @@ class LanguageModel:
         rows = self._checked("embeddings", embeddings)
         self._check_room(f"a prefix of {len(rows)}", len(rows))
         with self._evaluating():
-            kept = _equal_rows(self._prefix, rows)
+            kept = self._whole_pictures(rows, _equal_rows(self._prefix, rows))
             self._prefix = self._prefix[:kept]  # what remains if the evaluation fails
             self._drop_tail()
             self._append(rows[len(self._prefix) :], "none")
@@ -193,19 +199,25 @@ class LanguageModel:
         temperature: float = 0.0,
         top_p: float = 0.95,
         seed: int = 0,
+        repetition_tokens: int = 0,
+        is_enough: Callable[[Sequence[int]], bool] | None = None,
         should_abort: Callable[[], bool] | None = None,
     ) -> Generation:
         """Continue prefix + prompt (n, D).
 
-        Greedy at temperature 0; above it temperature, then top-p, then a seeded draw. `should_abort` is
-        called before every token and every batch of the prompt; unlike `abort()` it cannot come too
-        early. An abort returns the tokens so far.
+        Greedy at temperature 0; above it temperature, then top-p, then a seeded draw. `repetition_tokens`:
+        see `LlamaSession.sampler`. `is_enough` is called with the tokens so far after each of them, and ends
+        the answer. `should_abort` is called before every token and every batch of the prompt; unlike
+        `abort()` it cannot come too early. An abort returns the tokens so far.
         """
         rows = self._checked_tail("prompt", prompt)
         if max_tokens < 1:
             raise LanguageModelError(f"max_tokens: expected at least 1, got {max_tokens}")
         tokens: list[int] = []
-        with self._evaluating(), self._session.sampler(temperature, top_p, seed) as sampler:
+        with (
+            self._evaluating(),
+            self._session.sampler(temperature, top_p, seed, repetition_tokens) as sampler,
+        ):
             what, used = self._used(len(rows))
             self._check_room(f"{what} + {max_tokens - 1} of max_tokens", used + max_tokens - 1)
             try:
@@ -216,7 +228,7 @@ class LanguageModel:
                     if token in stop_ids:
                         return Generation(tuple(tokens), complete=True, aborted=False)
                     tokens.append(token)
-                    if len(tokens) == max_tokens:
+                    if len(tokens) == max_tokens or (is_enough is not None and is_enough(tokens)):
                         return Generation(tuple(tokens), complete=False, aborted=False)
                     _stop_if(should_abort)
                     self._session.step(self._token_embeddings[token])
@@ -224,15 +236,24 @@ class LanguageModel:
             except LanguageModelAborted:
                 return Generation(tuple(tokens), complete=False, aborted=True)
 
+    def room_tokens(self, rows: int) -> int:
+        """Return the number of tokens that `generate` can give for a prompt of `rows` rows; 0 for none."""
+        return max(0, self.context_tokens - self._used(rows)[1] + 1)
+
+    def _whole_pictures(self, rows: Floats, kept: int) -> int:
+        """Return the rows that can be kept: the cache is cut by positions, which a picture's tokens share."""
+        while self._is_placed and 0 < kept < len(rows) and rows[kept - 1, -1] == 0:
+            kept -= 1
+        return kept
+
     # -- before a call --------------------------------------------------------------------------------------
 
     def _checked(self, name: str, embeddings: Floats) -> Floats:
         """Return `embeddings` as (n, D) float32. Raises LanguageModelError for another width, or NaN."""
         rows = np.asarray(embeddings, np.float32)
-        if rows.ndim != 2 or rows.shape[1] != self.width:
-            raise LanguageModelError(
-                f"{name}: expected (n, {self.width}), the model's width, got {rows.shape}"
-            )
+        if rows.ndim != 2 or rows.shape[1] != self.row_width:
+            what = "the width and a place" if self._is_placed else "the model's width"
+            raise LanguageModelError(f"{name}: expected (n, {self.row_width}), {what}, got {rows.shape}")
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():  # llama.cpp would return NaN logits and report success
             raise LanguageModelError(
@@ -272,7 +293,9 @@ class LanguageModel:
                 self._drop_tail()
 
     def _drop_tail(self) -> None:
-        if not self._session.trim(len(self._prefix)):
+        kept = advance_of(self._places(self._prefix)) if self._is_placed else len(self._prefix)
+        self._position = kept
+        if not self._session.trim(kept):
             self._prefix = self._prefix[:0]
 
     def _append(
@@ -290,11 +313,20 @@ class LanguageModel:
             _stop_if(should_abort)
             chunk = rows[start : start + self._session.batch_tokens]
             is_final = start + len(chunk) == len(rows)
-            self._session.append(chunk, "none" if outputs == "last" and not is_final else outputs)
+            wanted = "none" if outputs == "last" and not is_final else outputs
+            if self._is_placed:
+                places = self._places(chunk)
+                self._session.append(chunk[:, : self.width], wanted, positions_of(places, self._position))
+                self._position += advance_of(places)
+            else:
+                self._session.append(chunk, wanted)
             self.evaluated_tokens += len(chunk)
             if outputs == "all":
                 collected.append(np.stack([self._session.logits_row(i) for i in range(len(chunk))]))
         return collected
+
+    def _places(self, rows: Floats) -> Places:
+        return rows[:, self.width :]
 
     def _plan_rounds(self, options: Sequence[Sequence[int]], prompt_rows: int) -> list[list[int]]:
         """Group the options of several tokens so that each group fits batch, branches and context."""
@@ -325,7 +357,7 @@ class LanguageModel:
     ) -> npt.NDArray[np.float64]:
         """Return the summed log-probability of each option's tokens after its first."""
         lengths = [len(option) - 1 for option in options]
-        rows = np.concatenate([row[:-1] for row in embedded])  # (n, D)
+        rows = np.concatenate([row[:-1, : self.width] for row in embedded])  # (n, D)
         targets = np.concatenate([np.asarray(option[1:], np.int64) for option in options])  # (n,)
         sequences = np.repeat(np.arange(1, len(options) + 1), lengths)  # (n,), one sequence per option
         positions = self._session.end() + np.concatenate([np.arange(length) for length in lengths])  # (n,)
@@ -377,8 +409,14 @@ class AbsentLanguageModel:
         *,
         max_tokens: int,
         stop_ids: Sequence[int],
+        repetition_tokens: int = 0,
+        is_enough: Callable[[Sequence[int]], bool] | None = None,
         should_abort: Callable[[], bool] | None = None,
     ) -> Generation:
+        """Raise LanguageModelError."""
+        raise LanguageModelError(NO_LLAMA)
+
+    def room_tokens(self, rows: int) -> int:
         """Raise LanguageModelError."""
         raise LanguageModelError(NO_LLAMA)
 
@@ -391,7 +429,8 @@ def open_language_model(
 ) -> LanguageModel:
     """Open one of a bundle's GGUF files with its token embeddings. Raises LanguageModelError."""
     table = _token_embeddings_file(bundle, manifest)
-    return load_language_model(component_path(bundle, component), table, threads=threads, f32_kv=f32_kv)
+    file = component_path(bundle, component)
+    return load_language_model(file, table, manifest.context_tokens, threads=threads, f32_kv=f32_kv)
 
 
 def read_token_embeddings(bundle: Path, manifest: Manifest) -> npt.NDArray[np.floating[Any]]:
@@ -408,11 +447,11 @@ def _read_table(file: Path) -> npt.NDArray[np.floating[Any]]:
 
 
 def load_language_model(
-    file: Path, token_embeddings: Path, *, threads: int = 2, f32_kv: bool = False
+    file: Path, token_embeddings: Path, context_tokens: int, *, threads: int = 2, f32_kv: bool = False
 ) -> LanguageModel:
-    """Open a GGUF file and its token embeddings (.npy, (vocab, D), memory-mapped) with a bundle's context."""
+    """Open a GGUF file and its token embeddings (.npy, (vocab, D), memory-mapped)."""
     table = _read_table(token_embeddings)
-    return LanguageModel(file, table, context_tokens=CONTEXT_TOKENS, threads=threads, f32_kv=f32_kv)
+    return LanguageModel(file, table, context_tokens=context_tokens, threads=threads, f32_kv=f32_kv)
 
 
 def _equal_rows(a: Floats, b: Floats) -> int:

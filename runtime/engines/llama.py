@@ -24,6 +24,9 @@ Floats = npt.NDArray[np.float32]
 
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, a constant of the library's build
 _DAMAGED = "the logits are NaN or infinite: the weights are damaged; verify the bundle"
+# llama.cpp's repetition guard takes 0.8 * 1.75^(n - 2) off the logit of a token that would repeat a phrase of
+# more than n >= 2 tokens; llama.cpp's own values.
+_DRY = (0.8, 1.75, 2)
 _WARNING = 3  # GGML_LOG_LEVEL_WARN; 4 is an error, 5 continues the line before
 
 
@@ -172,6 +175,15 @@ class LlamaSession:
                 f"({self._backend.reason()})"
             )
         self.width = int(self._llama.llama_model_n_embd(self._model))
+        if (row_width := int(self._llama.llama_model_n_embd_inp(self._model))) != self.width:
+            raise LanguageModelError(
+                f"path: {path.name} takes rows that are {row_width} wide for embeddings of {self.width}: it "
+                "adds features of several vision layers (DeepStack), which cannot be run yet; use another "
+                "model"
+            )
+        rope = int(self._llama.llama_model_rope_type(self._model))
+        # M-RoPE takes coordinates (time, height, width, and one more that is 0) for each row.
+        self.coordinates = 4 if rope == self._llama.LLAMA_ROPE_TYPE_MROPE else 1
         self.vocab_size = int(
             self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(self._model))
         )
@@ -219,9 +231,12 @@ class LlamaSession:
 
     def _open_batch(self) -> None:
         n = self.batch_tokens
-        self._batch = self._llama.llama_batch_init(n, self.width, 1)
+        # Room for the coordinates; its size counts rows.
+        self._batch = self._llama.llama_batch_init(n * self.coordinates, self.width, 1)
         self._batch_embeddings: Floats = np.ctypeslib.as_array(self._batch.embd, (n, self.width))
-        self._batch_positions: npt.NDArray[np.int32] = np.ctypeslib.as_array(self._batch.pos, (n,))
+        self._batch_positions: npt.NDArray[np.int32] = np.ctypeslib.as_array(
+            self._batch.pos, (n * self.coordinates,)
+        )
         self._batch_outputs: npt.NDArray[np.int8] = np.ctypeslib.as_array(self._batch.logits, (n,))
         np.ctypeslib.as_array(self._batch.n_seq_id, (n,))[:] = 1
         self._set_sequences([0] * n)
@@ -274,23 +289,38 @@ class LlamaSession:
             for branch in range(1, count + 1):
                 self._llama.llama_memory_seq_rm(self._memory, branch, -1, -1)
 
-    def append(self, rows: Floats, outputs: Literal["none", "last", "all"]) -> None:
-        """Evaluate one batch of n <= batch_tokens rows (n, D) at the end of sequence 0."""
-        n, end = len(rows), self.end()
+    def append(
+        self,
+        rows: Floats,
+        outputs: Literal["none", "last", "all"],
+        positions: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Evaluate one batch of n <= batch_tokens rows (n, D) at the end of sequence 0.
+
+        `positions`: (n, 3) for a model with M-RoPE; the others count rows.
+        """
+        n = len(rows)
         assert n <= self.batch_tokens
         self._batch_embeddings[:n] = rows
-        self._batch_positions[:n] = np.arange(end, end + n)
+        if positions is None:
+            end = self.end()
+            self._batch_positions[:n] = np.arange(end, end + n)
+        else:
+            self._place(positions)
         self._batch_outputs[:n] = outputs == "all"
         self._batch_outputs[n - 1] = outputs != "none"
         self._evaluate(n)
 
     def step(self, row: npt.NDArray[np.floating[Any]]) -> None:
-        """Append one row (D,), a generated token, with its logits.
+        """Append one row (D,), a generated token behind other text, with its logits.
 
         Without the slices and ranges of `append`, which would take 2 % of a small model's time.
         """
         self._batch_embeddings[0] = row
-        self._batch_positions[0] = self.end()
+        end = self.end()
+        self._batch_positions[0] = end
+        if self.coordinates > 1:
+            self._batch_positions[1:4] = end, end, 0
         self._batch_outputs[0] = True
         self._evaluate(1)
 
@@ -303,18 +333,27 @@ class LlamaSession:
     ) -> None:
         """Evaluate one batch of n <= batch_tokens rows (n, D).
 
-        `positions`, `sequences`, and `wanted` for logits are (n,) each.
+        `positions` of text, `sequences`, and `wanted` for logits are (n,) each.
         """
         n = len(rows)
         assert n <= self.batch_tokens
         self._batch_embeddings[:n] = rows
-        self._batch_positions[:n] = positions
+        if self.coordinates > 1:
+            self._place(np.repeat(positions[:, None], 3, axis=1))
+        else:
+            self._batch_positions[:n] = positions
         self._batch_outputs[:n] = wanted
         self._set_sequences(sequences.tolist())
         try:
             self._evaluate(n)
         finally:
             self._set_sequences([0] * n)  # `append` and `step` rely on it
+
+    def _place(self, positions: npt.NDArray[np.int64]) -> None:
+        """Set the coordinates of n rows, (n, 3), one coordinate behind the other."""
+        n = len(positions)
+        self._batch_positions[: 3 * n] = positions.T.reshape(-1)
+        self._batch_positions[3 * n : 4 * n] = 0
 
     def _set_sequences(self, sequences: Sequence[int]) -> None:
         for i, sequence in enumerate(sequences):
@@ -345,8 +384,14 @@ class LlamaSession:
         return row
 
     @contextlib.contextmanager
-    def sampler(self, temperature: float, top_p: float, seed: int) -> Generator[Any]:
-        """Make a sampler chain: greedy at temperature 0, else temperature, top-p, seeded draw."""
+    def sampler(
+        self, temperature: float, top_p: float, seed: int, repetition_tokens: int = 0
+    ) -> Generator[Any]:
+        """Make a sampler chain: greedy at temperature 0, else temperature, top-p, seeded draw.
+
+        `repetition_tokens`: length of the window of sampled tokens within which a phrase is hardly repeated
+        ("don't repeat yourself", github.com/oobabooga/text-generation-webui/pull/5677); 0: none.
+        """
         if not temperature >= 0 or not 0 < top_p <= 1 or not 0 <= seed < 2**32 - 1:
             raise LanguageModelError(
                 "expected temperature >= 0, 0 < top_p <= 1 and 0 <= seed < 2**32 - 1, "
@@ -355,6 +400,10 @@ class LlamaSession:
         llama = self._llama
         chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         try:
+            if repetition_tokens:
+                vocabulary = llama.llama_model_get_vocab(self._model)
+                guard = llama.llama_sampler_init_dry(vocabulary, *_DRY, repetition_tokens, None, 0)
+                llama.llama_sampler_chain_add(chain, guard)
             if temperature == 0:
                 llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
             else:

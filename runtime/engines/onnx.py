@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.engines.io import Arrays, EngineError, EngineUnavailable, batch_of
+from runtime.machine.memory import give_back_freed
 from vaemotion.contract.bundle import BundleError, Component
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -28,6 +29,8 @@ CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
 }
 NO_GRAPH = "-1"  # the graph id of a run that is neither recorded nor replayed
+# After a run the memory of its intermediate results is given back, so that engines need it in turn.
+SHRINK_CPU = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 
 
 class OnnxRuntimeEngine:
@@ -47,6 +50,9 @@ class OnnxRuntimeEngine:
         options = _options(ort, threads, component.precision)
         if not cuda:
             self._session = _cpu_session(ort, path, component, options)
+            give_back_freed()  # of the file, which may be as much as the weights
+            self._run_options = ort.RunOptions()
+            self._run_options.add_run_config_entry(*SHRINK_CPU)
             self.announcement = (
                 f"{component.label}: ONNX Runtime {ort.__version__} on the CPU, {threads} threads"
             )
@@ -170,5 +176,7 @@ def _options(ort: Any, threads: int, precision: str) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # A pattern keeps a second block of memory for every batch size that was run.
+    options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the LLM needs the cores
     return options

@@ -10,6 +10,12 @@ LARGE_BYTES = 4 << 20
 _M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
+def give_back_freed() -> None:
+    """Give memory that was freed back to the system, as far as the allocator can; nothing on another libc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def return_large_blocks() -> None:
     """Make this process's allocator give large blocks back when they are freed; nothing on another libc."""
     with contextlib.suppress(OSError, AttributeError):

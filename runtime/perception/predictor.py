@@ -49,9 +49,11 @@ from vaemotion.contract.front_end import (
     window_at,
     window_ends_s,
 )
+from vaemotion.contract.positions import PictureGrid, text_places
 from vaemotion.contract.prediction import Affect, Prediction, Question, rotated_options
 from vaemotion.contract.prompt_tokens import PromptTokens
 from vaemotion.contract.prompts import PromptTemplate, listed_question
+from vaemotion.contract.speech import UNSET, Speech
 
 Float32 = npt.NDArray[np.float32]
 SLACK_TOKENS = 4  # generated beyond the longest option: an article and a full stop
@@ -85,7 +87,8 @@ A = TypeVar("A", bound=AnsweringModel)
 class Constants:
     """Constants of a model that the predictor needs besides the model's parts.
 
-    ``emotions``: the names of the EmoAdapter's emotions, in its order.
+    ``stop_token_ids``: all that end an answer; the first closes the answers of training. ``emotions``: the
+    names of the EmoAdapter's emotions, in its order. ``speech``: of narrations, as far as the bundle sets it.
     """
 
     front_end: FrontEnd
@@ -93,8 +96,10 @@ class Constants:
     tokens_per_frame: int
     audio_tokens: int
     token_width: int
-    stop_token_id: int
+    stop_token_ids: tuple[int, ...]
     emotions: tuple[str, ...] = EMOTIONS
+    speech: Speech = UNSET
+    picture_grid: PictureGrid | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> Constants:
@@ -105,8 +110,10 @@ class Constants:
             manifest.tokens_per_frame,
             manifest.audio_tokens,
             manifest.token_width,
-            manifest.stop_token_ids[0],
+            manifest.stop_token_ids,
             manifest.emotions,
+            manifest.speech,
+            manifest.picture_grid,
         )
 
 
@@ -295,18 +302,21 @@ class Predictor(Generic[A]):
     def prompt(self, tokens: Tokens, question: str) -> Float32:
         """Return the embeddings between the kept prefix and the answer: newest frames, sound, question.
 
-        (n, D) float32.
+        (n, D) float32, or (n, D + 3) with places for a language model that places frames in two dimensions.
         """
         newest = tokens.visual[-self.constants.front_end.windows.language_frames :]  # (n, T, D)
-        parts = [part for frame in newest for part in (self._before_frame, frame, self._after_frame)]
+        grid = self.constants.picture_grid
+        frames = [frame if grid is None else np.concatenate([frame, grid.places()], 1) for frame in newest]
+        parts = [part for frame in frames for part in (self._before_frame, frame, self._after_frame)]
         if len(tokens.audio):
-            parts += [self.delimiters[:1], tokens.audio, self.delimiters[1:]]
+            sound = np.concatenate([self.delimiters[:1], tokens.audio, self.delimiters[1:]])
+            parts.append(sound if grid is None else np.concatenate([sound, text_places(len(sound))], 1))
         parts.append(self.language_model.embed(self._prompt_tokens.of_question(question)))
         return np.concatenate(parts)
 
     def option_ids(self, option: str) -> list[int]:
         """Return the token ids of an answer as the model would give it, closed by the stop token."""
-        return [*self._prompt_tokens.of_answer(option), self.constants.stop_token_id]
+        return [*self._prompt_tokens.of_answer(option), self.constants.stop_token_ids[0]]
 
     def __call__(self, clip: Clip, path: str, questions: Sequence[Question]) -> Prediction:
         """Predict affect and answers of a clip on ``path``.
@@ -373,7 +383,7 @@ def generate_text(
     generated = predictor.language_model.generate(
         prompt,
         max_tokens=max_tokens,
-        stop_ids=[predictor.constants.stop_token_id],
+        stop_ids=predictor.constants.stop_token_ids,
         should_abort=should_abort,
     )
     return predictor.tokenizer.decode(list(generated.token_ids)).strip(), generated.complete

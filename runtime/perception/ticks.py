@@ -7,7 +7,7 @@ batch, which uses cores and GPUs better; on a processor the engines give the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,12 +24,17 @@ from runtime.show.controls import ControlState
 from runtime.show.status import Progress
 from runtime.sinks.publisher import Publisher
 from runtime.sources.feed import Arrived, Feed
+from vaemotion.contract.bundle import Component
 from vaemotion.contract.windows import WindowConfig
 
 Float32 = npt.NDArray[np.float32]
 
 # Ticks in one batch at full pace: a TensorRT engine takes no more.
 BATCH_TICKS = BatchProfile().maximum
+# Share of the available memory that the intermediate results of a batch may take.
+BATCH_MEMORY_SHARE = 0.5
+# Memory of intermediate results over what a bundle states; measured: 1.0 to 1.06 (export.engine_memory).
+ACTIVATION_COPIES = 1.05
 # Between two notices of skipped ticks.
 COMPLAINT_S = 5.0
 
@@ -254,6 +259,22 @@ class Intake:
         if self._presenter.cuts(picture):
             self.perception.forget_frames()  # the frames before a cut tell nothing of this scene
         tick.pixels = self.perception.prepare(picture)  # (3, S, S)
+
+
+def batch_bytes(components: Iterable[Component], ticks: int) -> float:
+    """Return the memory in which engines compute one batch; they run in turn and give theirs back."""
+    return ACTIVATION_COPIES * ticks * max((c.activation_bytes for c in components), default=0)
+
+
+def batch_ticks(components: Sequence[Component], available_bytes: int) -> int:
+    """Return the ticks of one batch at full pace: the most that a share of the available memory holds.
+
+    ``components``: of the bundle. One that does not state the memory of its engines has full batches.
+    """
+    per_tick = batch_bytes(components, 1)
+    if per_tick == 0:
+        return BATCH_TICKS
+    return max(1, min(BATCH_TICKS, int(BATCH_MEMORY_SHARE * available_bytes / per_tick)))
 
 
 def encode(perception: Perception, ticks: Sequence[Tick]) -> None:

@@ -92,9 +92,11 @@ def summary(end: End) -> str:
     """Summarize a run in one line."""
     encoded = ", ".join(f"{count} × {encoder}" for encoder, count in end.encodes.items())
     dropped = ", ".join(f"{count} {what}" for what, count in end.dropped.items() if count) or "nothing"
+    withheld = ", ".join(f"{count} {reason}" for reason, count in end.narrations_withheld.items())
+    narrations = f"{end.narrations} narrations" + (f" ({withheld}: not published)" if withheld else "")
     return (
         f"{end.reason}: {end.time_s:.1f} s of media in {end.wall_s:.1f} s, {end.readings} readings, "
-        f"{end.narrations} narrations; encoded {encoded}; dropped {dropped}"
+        f"{narrations}; encoded {encoded}; dropped {dropped}"
     )
 
 

@@ -181,4 +181,6 @@ def status_values(status: Status, send_errors: int) -> Values:
         ("/status/latency_p99_narrating_ms", _or_absent(status.latency_p99_narrating_ms)),
         ("/status/clock_synchronised", -1 if synchronised is None else int(synchronised)),
         ("/status/narrator", status.narrator),
+        ("/status/narrations", status.narrations),
+        ("/status/narrations_withheld", sum(status.narrations_withheld.values())),
     ]

@@ -11,7 +11,7 @@ from runtime.sinks.console import error_console
 
 
 class ProfileTable:
-    """A table with one row per stage, then the queues' depths and the dropped items.
+    """A table with one row per stage, then the queues' depths, dropped items and withheld narrations.
 
     Columns: count, p50, p95 and max in milliseconds, total and processor seconds, share of the run's wall
     time. Stages run on several threads, so that the shares may add up to more than one.
@@ -38,7 +38,11 @@ class ProfileTable:
             )
             table.add_row(stage, *numbers)
         self._console.print(table)
-        for title, counts in (("waited at most", message.deepest), ("dropped", message.dropped)):
+        for title, counts in (
+            ("waited at most", message.deepest),
+            ("dropped", message.dropped),
+            ("narrations withheld", message.narrations_withheld),
+        ):
             listed = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
             self._console.print(f"{title}: {listed}", highlight=False)
 

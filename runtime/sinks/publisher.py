@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from runtime.messages import End, Message, Narration, Reading, Status
 from runtime.sinks.outbox import Outbox
@@ -20,6 +22,8 @@ class Publisher:
     status_to_all: bool = False
     readings: int = 0
     narrations: int = 0
+    # Narrations that were not published, by reason.
+    withheld: Counter[str] = field(default_factory=Counter[str])
 
     def publish(self, message: Message) -> None:
         """Queue a message for every sink. Raises the error that made a sink fail."""
@@ -29,7 +33,16 @@ class Publisher:
             if not isinstance(message, Status):
                 box.put(message)
             elif self.status_to_all or box.name.startswith(_WATCHING):
-                box.put(replace(message, dropped_messages=box.dropped))
+                box.put(replace(message, dropped_messages=box.dropped, **self._narrated))
+
+    def withhold(self, reason: str) -> None:
+        """Count a narration that is not published."""
+        self.withheld[reason] += 1
+
+    @property
+    def _narrated(self) -> dict[str, Any]:
+        """The counts of narrations in a status."""
+        return {"narrations": self.narrations, "narrations_withheld": dict(self.withheld)}
 
     @property
     def dropped(self) -> dict[str, int]:

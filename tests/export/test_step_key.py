@@ -89,7 +89,7 @@ def test_the_version_of_an_imported_package_is_part_of_the_key(monkeypatch: pyte
 
 def test_the_graphs_of_the_engines_depend_on_the_model_and_not_on_calibration_windows() -> None:
     found = imported(("export.to_onnx",))
-    assert {"vaemotion.model.emo_adapter", "vaemotion.model.backbones", "calibration.qdq"} <= found.modules
+    assert {"vaemotion.model.emo_adapter", "vaemotion.model.backbone", "calibration.qdq"} <= found.modules
     assert not {"calibration.samples", "export.pack", "export.verify", "export.workshop"} & found.modules
     assert {"torch", "transformers", "onnx", "onnxscript"} <= found.packages
     assert all(version[0].isdigit() for version in versions(found.packages).values())

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
+from calibration.qdq import SCOPES
 from export.predictors import TorchEngine, checkpoint_constants, checkpoint_predictor
-from export.to_onnx import ExportError, Part, device_parts, export_onnx
+from export.to_onnx import EXPORTERS, ExportError, Part, device_parts, export_onnx, tensor_specs
 from runtime.engines.open import EngineError, OnnxRuntimeEngine
 from runtime.perception.predictor import adapter_inputs
+from tests.rtx import builds_in_tensorrt_rtx
 from tests.tiny import tiny_clip, tiny_model
 from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
 from vaemotion.contract.front_end import PATHS, window_at
@@ -37,6 +40,16 @@ def engines(small_bundle: Path) -> dict[str, OnnxRuntimeEngine]:
         component = manifest.component(role, "fp32")
         made[role] = OnnxRuntimeEngine(component_path(small_bundle, component), component, threads=1)
     return made
+
+
+@pytest.fixture(scope="module")
+def transformers_files(model: VAEmotionLLM, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write the engines by ``transformers.exporters``."""
+    folder = tmp_path_factory.mktemp("by-transformers")
+    files = {role: folder / f"{role}.onnx" for role in ENGINE_ROLES}
+    for role, part in device_parts(model).items():
+        export_onnx(part, files[role], "transformers")
+    return files
 
 
 def realistic(model: VAEmotionLLM, role: str, batch: int) -> Arrays:
@@ -96,8 +109,14 @@ def test_the_contract_has_a_free_batch_and_nothing_else_free(
 def test_onnx_runtime_computes_what_torch_does(
     model: VAEmotionLLM, engines: dict[str, OnnxRuntimeEngine], role: str, batch: int
 ) -> None:
+    assert_computes_what_torch_does(model, engines[role], role, batch)
+
+
+def assert_computes_what_torch_does(
+    model: VAEmotionLLM, engine: OnnxRuntimeEngine, role: str, batch: int
+) -> None:
     arrays = realistic(model, role, batch)
-    expected, got = TorchEngine(device_parts(model)[role]).run(arrays), engines[role].run(arrays)
+    expected, got = TorchEngine(device_parts(model)[role]).run(arrays), engine.run(arrays)
     assert list(got) == list(expected)
     for name, reference in expected.items():
         scale = max(1.0, float(np.abs(reference).max()))
@@ -111,6 +130,30 @@ def test_onnx_runtime_computes_what_torch_does(
         assert (
             batch == 1 or np.abs(np.diff(reference, axis=0)).max() > 1e-3
         )  # the rows differ: nothing constant was exported
+
+
+@pytest.mark.parametrize("role", ENGINE_ROLES)
+def test_the_exporter_of_transformers_writes_the_same_contract(
+    model: VAEmotionLLM,
+    engines: dict[str, OnnxRuntimeEngine],
+    transformers_files: dict[str, Path],
+    role: str,
+) -> None:
+    graph, component = onnx.load(str(transformers_files[role])).graph, engines[role].component
+    assert tensor_specs(graph.input) == component.inputs
+    assert tensor_specs(graph.output) == component.outputs
+    assert {node.domain for node in graph.node} == {""}
+    assert {entry.key for node in graph.node for entry in node.metadata_props} == {SCOPES}
+    engine = OnnxRuntimeEngine(transformers_files[role], component, threads=1)
+    for batch in (1, 3):
+        assert_computes_what_torch_does(model, engine, role, batch)
+
+
+@pytest.mark.parametrize("role", ENGINE_ROLES)
+def test_tensorrt_takes_what_the_exporter_of_transformers_writes(
+    transformers_files: dict[str, Path], role: str
+) -> None:
+    assert builds_in_tensorrt_rtx(transformers_files[role]).plan
 
 
 def test_a_masked_modality_changes_nothing_on_the_device_either(
@@ -156,9 +199,10 @@ class BatchSum(nn.Module):
         return x.sum(0, keepdim=True)
 
 
-def test_a_batch_that_did_not_stay_free_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_batch_that_did_not_stay_free_is_refused(tmp_path: Path, exporter: str) -> None:
     with pytest.raises(ExportError, match=r"'y' came out with shape \(1, 3\), expected a free batch only"):
-        export_onnx(Part(BatchSum(), {"x": torch.zeros(2, 3)}, ("y",)), tmp_path / "sum.onnx")
+        export_onnx(Part(BatchSum(), {"x": torch.zeros(2, 3)}, ("y",)), tmp_path / "sum.onnx", exporter)
 
 
 class Unspeakable(torch.nn.Module):
@@ -168,10 +212,11 @@ class Unspeakable(torch.nn.Module):
         return torch.linalg.qr(x)[0]
 
 
-def test_an_operator_that_onnx_does_not_have_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_operator_that_onnx_does_not_have_is_one_sentence(tmp_path: Path, exporter: str) -> None:
     part = Part(Unspeakable(), {"x": torch.rand(2, 3, 3)}, ("y",))
     with pytest.raises(
         ExportError, match=r"part\.onnx: ONNX has no form for a part of this model: .*qr"
     ) as caught:
-        export_onnx(part, tmp_path / "part.onnx")
+        export_onnx(part, tmp_path / "part.onnx", exporter)
     assert "\n" not in str(caught.value)

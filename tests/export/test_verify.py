@@ -16,13 +16,13 @@ from onnx import numpy_helper
 
 from export.clips import ComparedClips
 from export.predictors import load_predictor
-from export.verify import verify, verify_against
+from export.verify import logit_edges, verify, verify_against
 from runtime.commands.verify import Edge, VerificationError, verify_bundle
 from runtime.engines.golden import relative_difference
 from tests.paths import ROOT
 from tests.tiny import save_tiny_checkpoint, tiny_clip, tiny_model
 from vaemotion.cli.main import main
-from vaemotion.contract.bundle import ENGINE_ROLES, ROLES, component_path, read_manifest, sha256_of
+from vaemotion.contract.bundle import ENGINE_ROLES, ROLES, Component, component_path, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.prediction import Question
@@ -88,13 +88,43 @@ def test_an_engine_that_was_exchanged_with_its_hash_fails_its_golden_vectors(bun
         verify_bundle(bundle)
 
 
-def test_a_language_model_that_was_exchanged_with_its_hash_fails_its_golden_vectors(bundle: Path) -> None:
+@pytest.mark.parametrize("tolerances", [None, {"language_model/F16": 0.03}], ids=["shares", "in logits"])
+def test_a_language_model_that_was_exchanged_with_its_hash_fails_its_golden_vectors(
+    bundle: Path, tolerances: dict[str, float] | None
+) -> None:
+    if tolerances is not None:  # of a version that measured in logits
+        listed = json.loads((bundle / "manifest.json").read_text())
+        (bundle / "manifest.json").write_text(json.dumps({**listed, "tolerances": tolerances}))
+    verify_bundle(bundle)
     manifest = read_manifest(bundle)
     own = component_path(bundle, manifest.component("language_model", "F16"))
     shutil.copyfile(component_path(bundle, manifest.component("language_model", "Q8_0")), own)
     relist(bundle, "language_model", "F16")
     with pytest.raises(VerificationError, match="language_model/F16, golden vectors"):
         verify_bundle(bundle)
+
+
+def test_language_models_are_judged_by_spread_likeliest_token_and_divergence() -> None:
+    generator = np.random.default_rng(0)
+    expected = (generator.normal(size=(40, 600)) * 8).astype(np.float32)
+    first, second = np.argsort(expected[0])[::-1][:2]
+    expected[0, second] = expected[0, first] - 1e-3  # two tokens are almost equally likely
+    right = expected + generator.normal(size=expected.shape).astype(np.float32) * 0.008
+    right[0, [first, second]] = expected[0, [first, second]]
+    other = (generator.normal(size=expected.shape) * 8).astype(np.float32)
+    one_flipped = right.copy()
+    one_flipped[0, second] = expected[0, first] + 1e-3
+    five_more = right.copy()
+    five_more[:5] = other[:5]
+
+    def verdict(got: np.ndarray, precision: str) -> list[bool]:
+        component = Component("language_model", precision, "llm.gguf", "", 0, "Apache-2.0")
+        return [edge.holds for edge in logit_edges(component, expected, got)]
+
+    assert verdict(right, "F16") == verdict(one_flipped, "F16") == [True, True, True]
+    assert verdict(five_more, "F16") == [False, False, False]
+    assert verdict(other, "F16") == verdict(other, "Q8_0") == [False, False, False]
+    assert verdict(right + 100, "Q6_K") == [True, True, True]
 
 
 def test_another_checkpoint_of_the_same_shape_is_told_apart(small_bundle: Path, tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_the_example_shows_every_key_with_its_default() -> None:
 
 def test_what_the_example_shows_behind_a_sign_is_possible_too(live: Path) -> None:
     lines = [line.partition("# ")[2] for line in EXAMPLE.read_text().splitlines()]
-    examples = [line for line in lines if line.startswith(("device = ", "sinks = ", "opening_hours = "))]
-    assert len(examples) == 7
-    sections = {"device": "camera", "sinks": "out", "opening_hours": "show"}
+    sections = {"device": "camera", "sinks": "out", "opening_hours": "show", "question": "narrator"}
+    examples = [line for line in lines if line.startswith(tuple(f"{key} = " for key in sections))]
+    assert len(examples) == 8
     for example in examples:
         live.write_text(f"[{sections[example.split(' ')[0]]}]\n{example}")
         assert read_live_config(live) != LiveConfig()
@@ -114,6 +114,10 @@ def test_every_kind_of_camera_can_be_named(device: str, live: Path) -> None:
         ('[microphone]\ndevice = " "', ["microphone.device must be a name"]),
         ("[microphone]\nnoise_floor_dbfs = 3", ["from -120 to 0 dBFS, got 3"]),
         ("[narrator]\nevery_s = -1", ["narrator.every_s must be from 0 to 3600 seconds"]),
+        ("[narrator]\nsentences = 11", ["narrator.sentences must be from 0 to 10, got 11"]),
+        ("[narrator]\nmax_tokens = -1", ["narrator.max_tokens must be from 0 to 500, got -1"]),
+        ('[narrator]\nquestion = "a\\nb"', ["narrator.question must be a text of at most 500 characters"]),
+        ('[narrator]\nlanguage = ["German"]', ["narrator.language must be a text in quotes"]),
         ('[out]\nsinks = "console"', ["out.sinks must be a list in brackets, got 'console'"]),
         ("[out]\nsinks = [1]", ["out.sinks must be a text in quotes, got 1"]),
         ("[out]\nsinks = []", ["out.sinks must be a list of sinks, each named once"]),

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from tests.live_peers import free_port, mjpeg_server, sound_server, tone, until
+from tests.paths import ROOT
 
+READY = ROOT / "models" / "vaemotion-tiny-bundle"  # it narrates, which a random model does not
 Record = dict[str, Any]
 GRACE_S = 3.0  # age of evidence from which on its device must have been found frozen, also on a busy machine
 
@@ -171,17 +173,18 @@ def assert_nothing_stale_was_published(records: list[Record]) -> None:
 
 
 def test_what_a_show_asks_for_what_it_is_told_and_what_is_written(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: list[Live]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: list[Live]
 ) -> None:
     port = free_port()
     room_folder = tmp_path / "room"
     room_folder.mkdir()
     with sound_server(room_folder, monkeypatch) as room, mjpeg_server(port), room.playing(tone(440, 0.3, 60)):
-        live = Live(small_bundle, tmp_path, f"http://127.0.0.1:{port}/camera")
+        live = Live(READY, tmp_path, f"http://127.0.0.1:{port}/camera")
         lives.append(live)
         live.wait_for_path("audio-visual")
         live.wait_for("engaged", lambda: (live.newest("reading") or {})["state"] == "engaged")
         live.wait_for("a narration", lambda: live.newest("narration") is not None)
+        assert ", " in live.newest("narration")["text"]  # type: ignore[index] - content, arousal and valence
         status = live.newest("status")
         assert status is not None
         assert status["camera"]["state"] == status["microphone"]["state"] == "live"
@@ -193,6 +196,9 @@ def test_what_a_show_asks_for_what_it_is_told_and_what_is_written(
         live.process.send_signal(signal.SIGHUP)
         live.wait_for("a refusal", lambda: "not reloaded" in (live.newest("notice") or {"text": ""})["text"])
         assert "smoothing_s" in live.newest("notice")["text"]  # type: ignore[index] - the nearest key
+        live.config.write_text('[narrator]\nevery_s = 1.0\nquestion = "What is this?"\n')
+        live.process.send_signal(signal.SIGHUP)
+        live.wait_for("a name alone", lambda: ", " not in live.newest("narration")["text"])  # type: ignore[index]
         live.config.write_text('[show]\nopening_hours = ["00:00-00:01"]\nempty_after_s = 60.0\n')
         live.process.send_signal(signal.SIGHUP)
         live.wait_for(

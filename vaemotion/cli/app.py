@@ -23,7 +23,7 @@ _HELP = "Train an audio-visual emotion model, export it, and run it on a small d
 # Commands in the order of the help: running a bundle, making one, training the model.
 _ORDER: Final = (
     *("demo", "run", "ask", "record", "plot", "report", "doctor", "install-service", "soak"),
-    *("verify", "bundle", "bench", "engines", "export", "gguf"),
+    *("verify", "bundle", "bench", "engines", "export", "assemble", "gguf"),
     *("data", "train", "evaluate"),
 )
 
@@ -90,14 +90,42 @@ class Precision(Choice):
     INT8 = "int8"
 
 
+class OnnxExporter(Choice):
+    """The exporters of a bundle's ONNX files."""
+
+    TORCH = "torch"
+    TRANSFORMERS = "transformers"
+
+
 class GgufType(Choice):
     """The file types of a GGUF file."""
 
+    AUTO = "auto"
     F32 = "F32"
     F16 = "F16"
     Q8_0 = "Q8_0"
+    Q6_K = "Q6_K"
+    Q5_K_M = "Q5_K_M"
+    Q5_1 = "Q5_1"
     Q5_0 = "Q5_0"
     Q4_K_M = "Q4_K_M"
+    Q4_1 = "Q4_1"
+    IQ4_NL = "IQ4_NL"
+    Q4_0 = "Q4_0"
+
+
+class TensorType(Choice):
+    """The types of a GGUF file's matrices that a search mixes."""
+
+    Q8_0 = "Q8_0"
+    Q6_K = "Q6_K"
+    Q5_K = "Q5_K"
+    Q5_1 = "Q5_1"
+    Q5_0 = "Q5_0"
+    Q4_K = "Q4_K"
+    Q4_1 = "Q4_1"
+    IQ4_NL = "IQ4_NL"
+    Q4_0 = "Q4_0"
 
 
 class LanguageModelType(Choice):

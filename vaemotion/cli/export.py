@@ -14,7 +14,9 @@ from vaemotion.cli.app import (
     GgufType,
     LanguageModelType,
     MediaRoot,
+    OnnxExporter,
     Precision,
+    TensorType,
     app,
     bundle_app,
     local_path,
@@ -96,6 +98,22 @@ def export_checkpoint(
             help="GGUF type beside F16, which is always there; repeatable. Default: both.",
         ),
     ] = None,
+    question: Annotated[
+        str,
+        typer.Option(
+            "--question",
+            metavar="TEXT",
+            help="Question that the bundle's narrations answer; default: 'Describe it.'",
+        ),
+    ] = "",
+    exporter: Annotated[
+        OnnxExporter,
+        typer.Option(
+            "--exporter",
+            help="torch: torch.onnx.export. transformers: transformers.exporters, which succeeds optimum and "
+            "is experimental. Both are verified alike.",
+        ),
+    ] = OnnxExporter.TORCH,
 ) -> None:
     """Export a checkpoint as a verified bundle.
 
@@ -118,6 +136,8 @@ def export_checkpoint(
         clips,
         judge=judge,
         confidence=confidence,
+        question=question,
+        exporter=exporter,
     )
     if language_model:
         options = replace(options, language_models=tuple(language_model))
@@ -126,17 +146,56 @@ def export_checkpoint(
 
 @app.command("gguf")
 def gguf_of_folder(
-    folder: Annotated[Path, typer.Argument(help="Folder of a Llama or SmolVLM, saved by transformers.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a language or vision-language model, saved by transformers.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="GGUF file to write.")],
-    file_type: Annotated[GgufType, typer.Option("--type", help="File type.")] = GgufType.Q8_0,
+    file_type: Annotated[
+        GgufType, typer.Option("--type", help="File type. auto: search for the type of each matrix.")
+    ] = GgufType.Q8_0,
+    text: Annotated[
+        str,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Text like what the model will say. Three quarters of it weigh the rounding errors, the "
+            "rest judges the result. Default: plain English. none: neither.",
+        ),
+    ] = "",
     importance: Annotated[
         Path | None,
         typer.Option(
             "--importance",
             parser=local_path,
             metavar="FILE",
-            help="Importance matrix for Q5_0 and Q4_K_M.",
+            help="Importance matrix that weighs the rounding errors, in place of the text.",
         ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter", parser=local_path, metavar="FOLDER", help="Folder of a LoRA adapter to merge."
+        ),
+    ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(
+            "--max-kl",
+            metavar="NATS",
+            min=0.0,
+            help="With --type auto: the smallest file with at most this mean divergence a token; default "
+            "0.02.",
+        ),
+    ] = None,
+    max_mb: Annotated[
+        float | None,
+        typer.Option(
+            "--max-mb", metavar="MB", min=0.0, help="With --type auto: the best file of at most this size."
+        ),
+    ] = None,
+    without: Annotated[
+        list[TensorType] | None,
+        typer.Option("--without", help="With --type auto: a type that the search does not use; repeatable."),
     ] = None,
     license_id: Annotated[
         str, typer.Option("--license", metavar="SPDX", help="SPDX license to store in the file.")
@@ -144,11 +203,78 @@ def gguf_of_folder(
 ) -> None:
     """Convert a local folder's language model to GGUF.
 
-    Prints the type that each tensor has in the file.
+    Decoders of Llama, Mistral, SmolLM, Qwen2, Qwen2.5 and Qwen3, also within a vision-language model.
+    Prints the type that each tensor has in the file, and how far its next words diverge from the model's on
+    held-out text. --type auto also prints every file that it measured.
     """
-    from export.gguf.folder import folder_to_gguf
+    from export.gguf.folder import Material, folder_to_gguf
+    from export.gguf.search import Search
+    from export.gguf.text import SHIPPED_TEXT
 
-    folder_to_gguf(folder, out, file_type, importance, license_id)
+    wanted: str | Search = file_type
+    if file_type is GgufType.AUTO:
+        if max_kl is not None and max_mb is not None:
+            raise UsageError("--max-kl and --max-mb: give one of them; the search holds one limit")
+        limit = {} if max_kl is None else {"max_kl_nats": max_kl}
+        max_bytes = None if max_mb is None else int(max_mb * 1e6)
+        wanted = Search(max_bytes=max_bytes, without=tuple(without or ()), **limit)
+    elif max_kl is not None or max_mb is not None or without:
+        raise UsageError(f"--max-kl, --max-mb and --without go with --type auto, got --type {file_type}")
+    chosen = SHIPPED_TEXT if not text else None if text == "none" else local_path(text)
+    folder_to_gguf(folder, out, wanted, Material(chosen, importance), adapter=adapter, license=license_id)
+
+
+@app.command("assemble")
+def assemble_parts(
+    recipe: Annotated[
+        Path, typer.Argument(parser=local_path, help="TOML file that names the parts; see docs/assemble.md.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the bundle; an existing bundle is replaced."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the parts on clips, and write nothing.")
+    ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Make FP16 engines beside the FP32 ones.")] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            parser=local_path,
+            metavar="FILE",
+            help="Manifest whose split 'train' shows where FP16 overflows; default: procedural art.",
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            parser=local_path,
+            metavar="FILE",
+            help="Manifest (or folder of shards) whose split 'validation', or else 'test', has the clips on "
+            "which the parts are run. Default: procedural art.",
+        ),
+    ] = None,
+    media_root: MediaRoot = Path(),
+    clips: Annotated[
+        int, typer.Option("--clips", min=2, max=100_000, help="Clips that the parts are run on.")
+    ] = 8,
+) -> None:
+    """Make a bundle of parts that were trained elsewhere.
+
+    The parts are ONNX files of two encoders and an EmoAdapter, a language model and its tokenizer. They are
+    checked against each other and run on clips. Golden vectors are what they give on this machine.
+    """
+    from export.assemble.make import Options, assemble, check_recipe
+
+    if (out is None) != check:
+        raise UsageError("give either --out FOLDER for the bundle, or --check to write nothing")
+    options = Options(fp16, calibration, clips, manifest, media_root)
+    if out is None:
+        check_recipe(recipe, options)
+    else:
+        assemble(recipe, out, options)
 
 
 @app.command("verify")

@@ -240,12 +240,16 @@ def ask_bundle(
             "--task", help="Kind of question, which selects the tokens to read; default: from its text."
         ),
     ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option("--tokens", min=1, max=500, help="Tokens of a free answer, at most."),
+    ] = 60,
     as_json: AsJson = False,
 ) -> None:
     """Ask a question about a video, a sound or an image."""
-    from runtime.commands.ask import ask
+    from runtime.commands.ask import AskOptions, ask
 
-    ask(bundle, source, question, options, at_s, path, task, as_json)
+    ask(bundle, source, question, AskOptions(options, at_s, path, task, max_tokens), as_json)
 
 
 @app.command("plot")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vaemotion.cli.app import Config, Overrides, train_app
+from vaemotion.cli.app import Config, Overrides, local_path, train_app
 
 TrainOut = Annotated[
     Path | None, typer.Option("--out", help="Folder for the run; default: from the configuration.")
@@ -32,12 +32,30 @@ def train_align(
     out: TrainOut = None,
     resume: Resume = True,
     vlm: Annotated[
-        Path | None, typer.Option("--vlm", help="Local SmolVLM2 folder to use as the base.")
+        Path | None,
+        typer.Option(
+            "--vlm",
+            parser=local_path,
+            metavar="FOLDER",
+            help="Local vision-language model to use as the base, such as SmolVLM2.",
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            parser=local_path,
+            metavar="FOLDER",
+            help="LoRA adapter to merge into the base of --vlm, saved by PEFT.",
+        ),
     ] = None,
     audio_encoder: Annotated[
         Path | None,
         typer.Option(
-            "--audio-encoder", help="Local AST folder with the initial weights of the audio encoder."
+            "--audio-encoder",
+            parser=local_path,
+            metavar="FOLDER",
+            help="Local AST or Whisper with the initial weights of the audio encoder.",
         ),
     ] = None,
 ) -> None:
@@ -47,7 +65,7 @@ def train_align(
     """
     from vaemotion.training.vg_align import train
 
-    train(config, overrides or [], out, resume, vlm, audio_encoder)
+    train(config, overrides or [], out, resume, vlm, audio_encoder, adapter)
 
 
 @train_app.command("emotion")

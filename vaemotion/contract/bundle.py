@@ -17,22 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from vaemotion.contract.audio import log_mel
+from vaemotion.contract.context import OLDER_CONTEXT_TOKENS
 from vaemotion.contract.emotions import EMOTIONS, emotion_names_problem
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.contract.image import prepare_frame
+from vaemotion.contract.image import ImageConfig, prepare_frame
+from vaemotion.contract.positions import PictureGrid
 from vaemotion.contract.prompts import PromptTemplate
 from vaemotion.contract.records import strict_record
 from vaemotion.contract.settings import shown
+from vaemotion.contract.speech import UNSET, Speech
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 ENGINE_ROLES = ("vision_encoder", "audio_encoder", "emo_adapter")
 ROLES = (*ENGINE_ROLES, "language_model", "token_embeddings", "delimiters", "tokenizer", "golden")
 LOG_MEL_TOLERANCE = 1e-3
-# Two steps of 8 bits, in normalized units: resizing on ARM may differ in the last bit.
-PIXEL_TOLERANCE = 2 / 255 / 0.5
 _WAY_OUT = "copy or export the bundle again"
 
 
@@ -54,7 +55,8 @@ class Component:
     """One file of the bundle.
 
     ``path`` is relative to the bundle. ``precision``: such as "fp32", "F16" (GGUF), or "none". ``licence``:
-    an SPDX identifier.
+    an SPDX identifier. ``weights_bytes``, ``activation_bytes``: memory of an engine's weights, and the most
+    that a batch of one needs besides them; 0 where it is not known.
     """
 
     role: str
@@ -65,6 +67,8 @@ class Component:
     licence: str
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    weights_bytes: int = 0
+    activation_bytes: int = 0
 
     @property
     def label(self) -> str:
@@ -76,9 +80,13 @@ class Component:
 class Manifest:
     """The content of ``manifest.json``.
 
-    ``tolerances``: largest allowed difference from the golden vectors, by "role/precision". ``lineage``: the
-    checkpoint, tools and data that the bundle was made from. ``verification``: the comparisons with the
-    checkpoint at export. ``emotions``: the names of the EmoAdapter's emotions, in its order.
+    ``tolerances``: largest allowed difference from the golden vectors, by "role/precision"; of a language
+    model by "role/precision/spread", in shares of the logits' standard deviation, or as older manifests have
+    it, by "role/precision" in logits. ``lineage``: the checkpoint, tools and data that the bundle was made
+    from. ``verification``: the comparisons with the checkpoint at export. ``emotions``: the names of the
+    EmoAdapter's emotions, in its order. ``speech``: how narrations are spoken, as far as the bundle sets it.
+    ``context_tokens``: of the language model. ``picture_grid``: of a frame's tokens, where the language model
+    places them in two dimensions.
     """
 
     name: str
@@ -94,6 +102,9 @@ class Manifest:
     verification: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
     emotions: tuple[str, ...] = EMOTIONS
+    speech: Speech = UNSET
+    context_tokens: int = OLDER_CONTEXT_TOKENS
+    picture_grid: PictureGrid | None = None
 
     @property
     def verified(self) -> bool:
@@ -152,7 +163,12 @@ def _manifest_from(values: dict[str, Any]) -> Manifest:
     components = tuple(
         strict_record(
             Component,
-            {**entry, "inputs": _specs(entry["inputs"]), "outputs": _specs(entry["outputs"])},
+            {
+                **_NO_MEMORY,
+                **entry,
+                "inputs": _specs(entry["inputs"]),
+                "outputs": _specs(entry["outputs"]),
+            },
             "a component",
         )
         for entry in values["components"]
@@ -165,6 +181,9 @@ def _manifest_from(values: dict[str, Any]) -> Manifest:
         "prompt": strict_record(PromptTemplate, {**_NO_PICTURE_TEXTS, **values["prompt"]}, "prompt"),
         # Manifests that are older than the field have the nine.
         "emotions": _emotions(values.get("emotions", list(EMOTIONS)), components),
+        "speech": _speech(values.get("speech", {})),
+        "context_tokens": int(values.get("context_tokens", OLDER_CONTEXT_TOKENS)),
+        "picture_grid": _picture_grid(values.get("picture_grid"), values["tokens_per_frame"]),
     }
     return strict_record(Manifest, converted, "the manifest")
 
@@ -184,13 +203,35 @@ def _emotions(names: Any, components: tuple[Component, ...]) -> tuple[str, ...]:
     return emotions
 
 
+def _speech(values: Any) -> Speech:
+    """Return the speech of a manifest, which may leave any of its fields out."""
+    defaults = asdict(UNSET)
+    for name, value in values.items():
+        if name in defaults and type(value) is not type(defaults[name]):
+            raise ValueError(f"speech.{name} must be like {defaults[name]!r}, got {shown(value)}")
+    return strict_record(Speech, {**defaults, **values}, "speech")
+
+
+def _picture_grid(values: Any, tokens_per_frame: Any) -> PictureGrid | None:
+    if values is None:
+        return None
+    grid = strict_record(PictureGrid, values, "picture_grid")
+    if grid.tokens != tokens_per_frame:
+        raise ValueError(
+            f"picture_grid has {grid.tokens} tokens, and tokens_per_frame is {shown(tokens_per_frame)}"
+        )
+    return grid
+
+
 def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(
         strict_record(TensorSpec, {**entry, "shape": tuple(entry["shape"])}, "a tensor") for entry in entries
     )
 
 
-_NO_PICTURE_TEXTS = {"before_picture": "", "after_picture": ""}  # of manifests older than these fields
+# Of manifests that are older than these fields.
+_NO_PICTURE_TEXTS = {"before_picture": "", "after_picture": "", "stops": ()}
+_NO_MEMORY = {"weights_bytes": 0, "activation_bytes": 0}
 
 
 def component_path(folder: Path, component: Component) -> Path:
@@ -233,6 +274,11 @@ def read_golden(folder: Path, manifest: Manifest) -> dict[str, npt.NDArray[Any]]
         return {name: archive[name] for name in archive.files}
 
 
+def pixel_tolerance(image: ImageConfig) -> float:
+    """Return two steps of 8 bits in normalized units: resizing on ARM may differ in the last bit."""
+    return 2 / 255 / image.std
+
+
 def check_front_end(manifest: Manifest, golden: dict[str, npt.NDArray[Any]]) -> dict[str, float]:
     """Compare this machine's log-mel and pixels with the golden vectors.
 
@@ -248,7 +294,11 @@ def check_front_end(manifest: Manifest, golden: dict[str, npt.NDArray[Any]]) -> 
     mel = log_mel(golden["log_mel/samples"], front_end.log_mel)
     pixels = prepare_frame(golden["pixels/picture"], front_end.image)
     measured: dict[str, float] = {}
-    for name, ours, tolerance in (("log_mel", mel, LOG_MEL_TOLERANCE), ("pixels", pixels, PIXEL_TOLERANCE)):
+    compared = (
+        ("log_mel", mel, LOG_MEL_TOLERANCE),
+        ("pixels", pixels, pixel_tolerance(front_end.image)),
+    )
+    for name, ours, tolerance in compared:
         expected = golden[f"{name}/output"]
         difference = float(np.abs(ours - expected).max()) if ours.shape == expected.shape else float("inf")
         if not difference <= tolerance:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel, normalized_window
+from vaemotion.contract.audio import KALDI, SAMPLE_RATE_HZ, LogMelConfig, sound_window
 from vaemotion.contract.image import ImageConfig, prepare_frame
 from vaemotion.contract.records import strict_record
 from vaemotion.contract.settings import shown
@@ -54,7 +54,7 @@ class FrontEnd:
 
     @property
     def filled_audio_window_s(self) -> float:
-        """Seconds of sound that fill an audio window; its last frame is a little longer than a hop."""
+        """Seconds of sound that fill an audio window; Kaldi's last frame is a little longer than a hop."""
         return self.log_mel.samples_for(self.audio_window_frames) / SAMPLE_RATE_HZ
 
     @property
@@ -83,9 +83,12 @@ class FrontEnd:
     def from_dict(cls, values: dict[str, Any]) -> FrontEnd:
         """Return the front end that ``to_dict`` wrote. Raises ValueError for any other fields.
 
-        Checkpoints and bundles that are older than the field ``version`` have version 1.
+        Checkpoints and bundles that are older than the field ``version`` have version 1, those that are older
+        than the kinds of log-mel have Kaldi's.
         """
         parts = {"log_mel": LogMelConfig, "image": ImageConfig, "windows": WindowConfig}
+        if "log_mel" in values:
+            values = {**values, "log_mel": {"kind": KALDI, **values["log_mel"]}}
         sections = {
             name: strict_record(parts[name], section, f"front_end.{name}") if name in parts else section
             for name, section in values.items()
@@ -204,8 +207,7 @@ def audio_window(samples: Float32, now_s: float, front_end: FrontEnd) -> Float32
     oldest = max(0, newest - front_end.audio_window_frames)
     first = oldest * config.hop_samples
     span = samples[first : first + config.samples_for(newest - oldest)]
-    frames = front_end.audio_window_frames
-    return normalized_window(log_mel(span, config), frames, config, front_end.sound_padding)
+    return sound_window(span, front_end.audio_window_frames, config, front_end.sound_padding)
 
 
 def _visual_window(clip: Clip, now_s: float, front_end: FrontEnd) -> tuple[Float32, Float32]:

@@ -1,8 +1,9 @@
 """Chat template, standard questions and their answers.
 
 A prompt is ``prefix; visual tokens; audio tokens between their delimiters; question; answer``. The prefix is
-constant, so the device keeps it in the KV cache. The template is SmolVLM's, with the media in place of the
-image tokens.
+constant, so the device keeps it in the KV cache. The media stand in place of the image tokens with which the
+base was trained. The default is the template of the bases that this project trains itself; that of a
+pretrained base comes from its own chat template (``vaemotion.model.chat_template``).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 class PromptTemplate:
     """The text around the media.
 
-    ``before_picture`` and ``after_picture`` enclose the tokens of each frame, as SmolVLM2 was trained.
-    ``stop``: the special token that ends an answer.
+    ``before_picture`` and ``after_picture`` enclose the tokens of each frame. ``question`` and ``answer`` are
+    patterns for ``str.format``. ``stop``: the special token that ends an answer; ``stops``: further tokens at
+    which the base also ends one. Each of them is one token.
     """
 
     prefix: str = "<|im_start|>User:"
@@ -26,6 +28,15 @@ class PromptTemplate:
     question: str = " {question}<end_of_utterance>\nAssistant:"
     answer: str = " {answer}"
     stop: str = "<end_of_utterance>"
+    stops: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stops", tuple(self.stops))  # JSON has lists
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """All tokens that end an answer, ``stop`` first."""
+        return (self.stop, *self.stops)
 
     def question_text(self, question: str) -> str:
         """Return the text from the media to the answer."""
@@ -34,11 +45,6 @@ class PromptTemplate:
     def answer_text(self, answer: str) -> str:
         """Return the answer as it follows the question's text."""
         return self.answer.format(answer=answer)
-
-
-SMOLVLM2 = PromptTemplate(
-    before_picture="<fake_token_around_image><global-img>", after_picture="<fake_token_around_image>"
-)
 
 
 @dataclass(frozen=True)

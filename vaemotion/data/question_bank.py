@@ -72,8 +72,8 @@ class QuestionBank:
         return hashlib.sha256(repr([asdict(q) for q in self.questions]).encode()).hexdigest()
 
 
-def read_question_bank(file: str = "") -> QuestionBank:
-    """Read a bank; an empty name stands for the shipped one.
+def read_question_bank(file: str = "", pretrained: bool = False) -> QuestionBank:
+    """Read a bank; an empty name stands for the shipped one, that of a pretrained base or of our own.
 
     Raises UsageError that names the file and the question for anything that is not a bank, and for a bank
     without an audible question about content.
@@ -85,7 +85,7 @@ def read_question_bank(file: str = "") -> QuestionBank:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the question bank {file} cannot be read: {error}") from None
     else:
-        name = "questions.toml"
+        name = "questions.pretrained.toml" if pretrained else "questions.toml"
         text = files("vaemotion.data").joinpath(name).read_text(encoding="utf-8")
     try:
         values = tomllib.loads(text)

@@ -1,4 +1,4 @@
-"""Audio encoders: our small convolutional transformer, and AST through ``transformers``.
+"""Audio encoders: our small convolutional transformer, and AST and Whisper's encoder by ``transformers``.
 
 Every audio encoder takes normalized log-mel (B, frames, mels) and returns (B, steps, width).
 """
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ASTConfig, ASTModel
+from transformers import ASTConfig, ASTModel, WhisperConfig
+from transformers.models.whisper import modeling_whisper
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,74 @@ class AstEncoder(nn.Module):
         return patches.unflatten(1, (self.rows, -1)).mean(1)  # (B, steps, width)
 
 
+@dataclass(frozen=True)
+class WhisperEncoderConfig:
+    """Sizes of Whisper's encoder over a window of ``frames`` log-mel frames; the defaults are Whisper-base's.
+
+    ``max_source_positions`` of the published models is 1,500 steps, 30 s. Here it follows from ``frames``.
+    """
+
+    frames: int = 1000  # 10 s
+    n_mels: int = 80
+    width: int = 512
+    layers: int = 6
+    heads: int = 8
+    mlp: int = 2048
+    activation: str = "gelu"
+    dropout: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps that come out, 20 ms each."""
+        return (self.frames + 1) // 2
+
+    def by_transformers(self) -> WhisperConfig:
+        """Return the configuration of ``transformers``; its decoder is not built."""
+        return WhisperConfig(
+            num_mel_bins=self.n_mels,
+            d_model=self.width,
+            encoder_layers=self.layers,
+            encoder_attention_heads=self.heads,
+            encoder_ffn_dim=self.mlp,
+            activation_function=self.activation,
+            dropout=self.dropout,
+            max_source_positions=self.steps,
+        )
+
+
+class WhisperEncoder(nn.Module):
+    """Whisper's encoder, (B, frames, mels) → (B, steps, width).
+
+    The published one takes 30 s, filled up with silence, because its table of positions is that long. Here
+    the table ends with the window. Source: Radford et al. 2022, "Robust Speech Recognition via Large-Scale
+    Weak Supervision".
+    """
+
+    def __init__(self, config: WhisperEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Typed Any: its layers and convolutions are declared as tensors or modules.
+        self.whisper: Any = modeling_whisper.WhisperEncoder(config.by_transformers())
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Encode normalized log-mel windows (B, frames, mels) as (B, steps, width)."""
+        # The parts are called directly: the positions then are a constant of the export, not a look-up.
+        whisper = self.whisper
+        hidden = F.gelu(whisper.conv1(log_mel.transpose(1, 2)))  # (B, width, frames)
+        hidden = F.gelu(whisper.conv2(hidden)).transpose(1, 2)  # (B, steps, width)
+        hidden = hidden + whisper.embed_positions.weight
+        hidden = F.dropout(hidden, self.config.dropout, self.training)
+        for layer in whisper.layers:
+            hidden = layer(hidden, None)
+        return whisper.layer_norm(hidden)  # (B, steps, width)
+
+
 def build_audio_encoder(config: dict[str, Any]) -> tuple[nn.Module, int, int]:
     """Build the audio encoder that ``config["kind"]`` names and return (encoder, steps, width).
 
-    The kinds are "conv" (``ConvTransformerConfig``) and "ast" (``ASTConfig``); the other entries are the
-    encoder's own configuration. Raises ValueError for another kind.
+    The kinds are "conv" (``ConvTransformerConfig``), "ast" (``ASTConfig``) and "whisper"
+    (``WhisperEncoderConfig``); the other entries are the encoder's own configuration. Raises ValueError for
+    another kind.
     """
     kind, values = config["kind"], {key: value for key, value in config.items() if key != "kind"}
     if kind == "conv":
@@ -139,4 +203,7 @@ def build_audio_encoder(config: dict[str, Any]) -> tuple[nn.Module, int, int]:
         ast: Any = ASTConfig(**values)
         steps = (ast.max_length - ast.patch_size) // ast.time_stride + 1
         return AstEncoder(ast), steps, ast.hidden_size
-    raise ValueError(f"audio encoder kind must be 'conv' or 'ast', got {kind!r}")
+    if kind == "whisper":
+        whisper = WhisperEncoderConfig(**values)
+        return WhisperEncoder(whisper), whisper.steps, whisper.width
+    raise ValueError(f"audio encoder kind must be 'conv', 'ast' or 'whisper', got {kind!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,27 @@ from torch import Tensor, nn
 
 from vaemotion.model.audio_encoders import build_audio_encoder
 
+# Whisper's steps are 20 ms long, as against 100 ms of AST and 40 ms of ``vaemotion-tiny``'s encoder.
+STEPS_PER_TOKEN, WHISPER_STEPS_PER_TOKEN = 5, 25
+
 
 @dataclass(frozen=True)
 class AudioPathwayConfig:
     """Sizes of the audio pathway."""
 
     encoder: dict[str, Any]  # see ``build_audio_encoder``
-    steps_per_token: int = 5  # neighboring encoder steps that are concatenated into one token
+    steps_per_token: int = STEPS_PER_TOKEN  # neighboring encoder steps that are concatenated into one token
     hidden: int = 512  # width of the projector's hidden layer
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> AudioPathwayConfig:
+        """Return the configuration of a pathway whose encoder the section ``[audio_encoder]`` describes.
+
+        It may hold ``steps_per_token``, which is 25 for Whisper (half a second) and 5 for others by default.
+        """
+        encoder = dict(section)
+        default = WHISPER_STEPS_PER_TOKEN if encoder.get("kind") == "whisper" else STEPS_PER_TOKEN
+        return cls(steps_per_token=encoder.pop("steps_per_token", default), encoder=encoder)
 
 
 class AudioPathway(nn.Module):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -28,7 +29,7 @@ from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import whole_file, whole_folder
 from vaemotion.model.checkpoint_config import ModelConfig
-from vaemotion.model.pretrained import load_base_weights
+from vaemotion.model.pretrained import load_base
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 
 SCHEMA_VERSION = 1
@@ -157,22 +158,26 @@ def load_checkpoint(folder: Path) -> VAEmotionLLM:
     damaged, or at odds with its own config.
     """
     config = read_config(folder)
+    base = base_folder = None
     try:
         for name, entry in config["components"].items():
             if name == "base" and "reference" in entry:
-                continue  # verified below, where it is loaded
+                base_folder = _referenced_base(folder, entry)
+                continue
             _check_hash(folder, name, entry)
         tokenizer = Tokenizer.from_file(str(folder / config["components"]["tokenizer"]["file"]))
-        model = VAEmotionLLM(ModelConfig.from_dict(config["model"]), tokenizer)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if base_folder is not None:
+            base = load_base(base_folder, config["model"]["vlm"])
+        model = VAEmotionLLM(ModelConfig.from_dict(config["model"]), tokenizer, base)
+    except (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / 'config.json'} does not describe a model that this version can build: {error}"
         ) from error
     for name, part in components(model).items():
         if name not in config["components"]:
             raise CheckpointError(f"{folder / 'config.json'} describes {name!r} but lists no file for it")
-        if "reference" in config["components"][name]:
-            load_base_weights(model, _referenced_base(folder, config["components"][name]))
+        if name == "base" and base_folder is not None:
+            model.base_folder = base_folder
             continue
         _load_component(part, folder / config["components"][name]["file"])
     return model.eval()

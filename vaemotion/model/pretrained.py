@@ -1,98 +1,156 @@
-"""Pretrained parts from local folders: SmolVLM2 as the base, AST as the audio encoder.
+"""Pretrained parts from local folders: a vision-language model as the base, AST or Whisper as audio encoder.
 
-In: a folder as the authors publish it, with ``config.json`` and safetensors (SmolVLM2: also
-``tokenizer.json``). Nothing is fetched, nothing is unpickled.
+In: a folder as the authors publish it, with ``config.json`` and safetensors (the base also: tokenizer and
+chat template), and on request a LoRA adapter of the base. Out: weights in float32, every one of them from the
+folder. Nothing is fetched, nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
-from transformers import ASTConfig, ASTModel, SmolVLMForConditionalGeneration
+from torch import Tensor
+from transformers import ASTConfig, ASTModel, PreTrainedConfig
 
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
-from vaemotion.contract.prompts import SMOLVLM2
+from vaemotion.model import whisper
+from vaemotion.model.chat_template import prompt_template
 from vaemotion.model.checkpoint_config import ModelConfig
+from vaemotion.model.families import FAMILIES, family_of
+from vaemotion.model.strict_loading import load_strictly
+from vaemotion.model.tensor_files import refuse_lfs_pointer
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.model.weights_folder import FolderWeights, read_folder_config
+
+_AST = "audio-spectrogram-transformer"
 
 
-def pretrained_base(folder: Path, front_end: FrontEnd) -> VAEmotionLLM:
-    """Load a SmolVLM (256M, 500M, 2.2B) as the base, its weights rounded to float16 and held in float32.
+# -- the base -------------------------------------------------------------------------------------------
 
-    Raises UsageError for another model, another image side than the front end's, or a tokenizer without the
-    template's special tokens.
+
+def pretrained_base(folder: Path, front_end: FrontEnd, adapter: Path | None = None) -> VAEmotionLLM:
+    """Load a vision-language model as the base, its weights rounded to float16 and held in float32.
+
+    adapter: folder of a LoRA adapter, which is merged first; a checkpoint then stores the base itself. Raises
+    UsageError for a model of no known family, another image side than the front end's, weights that are not
+    those of the configuration, or a tokenizer or chat template that makes no prompt.
     """
-    config = _config(folder, "smolvlm", "SmolVLM2")
-    side_px = config["vision_config"]["image_size"]
-    if front_end.image.side_px != side_px:
-        raise UsageError(
-            f"{folder} takes images of {side_px} px, the configuration has image.side_px = "
-            f"{front_end.image.side_px}; add --set image.side_px={side_px}"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UsageError(f"{folder / 'tokenizer.json'} cannot be read as a tokenizer: {error}") from error
-    for token in (SMOLVLM2.stop, "<fake_token_around_image>", "<global-img>"):
-        if len(tokenizer.encode(token, add_special_tokens=False).ids) != 1:
-            raise UsageError(
-                f"{folder}: the tokenizer has no token {token}; give the folder of a SmolVLM2 chat model"
-            )
-    model = VAEmotionLLM(ModelConfig(vlm=config, front_end=front_end, prompt=SMOLVLM2), tokenizer)
-    load_base_weights(model, folder)
+    config = read_folder_config(folder, _a_base())
+    _check_type(folder, config, {name: family.name for name, family in FAMILIES.items()})
+    _check_side(folder, config, front_end.image.side_px)
+    tokenizer = _tokenizer(folder)
+    model_config = ModelConfig(vlm=config, front_end=front_end, prompt=prompt_template(folder, tokenizer))
+    model = VAEmotionLLM(model_config, tokenizer, load_base(folder, config, adapter))
+    model.base_folder = folder if adapter is None else None
     return model
 
 
-def load_base_weights(model: VAEmotionLLM, folder: Path) -> None:
-    """Load the base's weights from a folder, rounded to float16 as shipped, and keep the folder's path."""
-    model.base.load_state_dict(_weights(SmolVLMForConditionalGeneration, folder).state_dict())
-    with torch.no_grad():
-        for parameter in model.base.parameters():
-            parameter.copy_(parameter.half().float())
-    model.base_folder = folder
+def load_base(folder: Path, config: Mapping[str, Any], adapter: Path | None = None) -> Any:
+    """Load the network of a base from its folder, its weights rounded to float16 as shipped.
 
-
-def pretrained_audio_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read an AST: its ``AudioPathwayConfig.encoder``, and the weights of ``AstEncoder.ast``.
-
-    Raises UsageError for another model or unreadable weights.
+    config: the folder's, of a known family, without dtypes. Raises UsageError for weights that are not those
+    of the configuration.
     """
-    known = ASTConfig().to_dict()
-    stored = _config(folder, "audio-spectrogram-transformer", "AST")
-    values = {key: value for key, value in stored.items() if key in known and _is_plain(value)}
-    for key in ("model_type", "transformers_version", "architectures", "dtype", "id2label", "label2id"):
-        values.pop(key, None)
-    return {"kind": "ast", **values}, _weights(ASTModel, folder).state_dict()
+    family = family_of(config)
+    built = _built(folder, family.config_class, config, family.name)
+    network = load_strictly(family.network_class, built, folder, FolderWeights(folder, adapter))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(parameter.half())
+            if not parameter.isfinite().all():
+                raise UsageError(f"{folder}: {name} is not finite in float16, in which bases are stored")
+    return network
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str))
+def _a_base() -> str:
+    return f"a {' or '.join(family.name for family in FAMILIES.values())} checkpoint"
 
 
-def _config(folder: Path, model_type: str, name: str) -> dict[str, Any]:
+def _check_side(folder: Path, config: Mapping[str, Any], side_px: int) -> None:
+    """Raise UsageError unless the base takes images of the front end's side."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        expected_px = family_of(config).side_px(config)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise UsageError(
-            f"{folder} holds no readable config.json ({error}); give the folder of a {name} checkpoint"
+            f"{folder / 'config.json'} does not say the side of the model's images ({reason}); copy the "
+            f"config.json that belongs to these weights"
         ) from error
-    if config.get("model_type") != model_type:
+    if expected_px is not None and side_px != expected_px:
         raise UsageError(
-            f"{folder} has model type {config.get('model_type')!r}, expected {model_type!r} ({name})"
+            f"{folder} takes images of {expected_px} px, the configuration has image.side_px = {side_px}; "
+            f"add --set image.side_px={expected_px}"
         )
-    return config
 
 
-def _weights(kind: Any, folder: Path) -> Any:
-    try:
-        return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
+def _tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
         raise UsageError(
-            f"{folder}: its weights cannot be loaded ({first}); give safetensors that match its config.json"
+            f"{folder} lacks tokenizer.json; save the model's fast tokenizer into it with save_pretrained()"
+        )
+    refuse_lfs_pointer(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UsageError(f"{path} cannot be read as a tokenizer ({error}); copy it again") from error
+
+
+# -- the audio encoder ----------------------------------------------------------------------------------
+
+
+def pretrained_audio_encoder(folder: Path, front_end: FrontEnd) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read an AST or a Whisper: ``AudioPathwayConfig.encoder``, and the weights of that encoder.
+
+    Raises UsageError for another model, for one that does not fit the front end, or for weights that are not
+    those of its configuration.
+    """
+    stored = read_folder_config(folder, "an AST or Whisper checkpoint")
+    _check_type(folder, stored, {_AST: "AST", whisper.MODEL_TYPE: "Whisper"})
+    if stored["model_type"] == whisper.MODEL_TYPE:
+        return whisper.read_whisper(folder, stored, front_end)
+    return _read_ast(folder, stored, front_end)
+
+
+def _read_ast(
+    folder: Path, stored: Mapping[str, Any], front_end: FrontEnd
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    own = set(ASTConfig().to_dict()) - set(PreTrainedConfig().to_dict())
+    values = {key: value for key, value in stored.items() if key in own}
+    built: Any = _built(folder, ASTConfig, values, "AST")
+    expected = (built.max_length, built.num_mel_bins)
+    given = (front_end.audio_window_frames, front_end.log_mel.n_mels)
+    if expected != given:
+        raise UsageError(
+            f"{folder} takes {expected[0]} frames of {expected[1]} mels, the configuration gives {given[0]} "
+            f"of {given[1]}; set log_mel.n_mels, log_mel.hop_samples and windows.audio_window_s to match"
+        )
+    network = load_strictly(ASTModel, built, folder, FolderWeights(folder), unused=("classifier.",))
+    return {"kind": "ast", **values}, {f"ast.{name}": tensor for name, tensor in network.state_dict().items()}
+
+
+# -- configurations -------------------------------------------------------------------------------------
+
+
+def _check_type(folder: Path, config: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    """Raise UsageError unless the model's type is known. known: type → name."""
+    if config["model_type"] not in known:
+        expected = " or ".join(f"{name!r} ({of})" for name, of in known.items())
+        raise UsageError(f"{folder} has model type {config['model_type']!r}, expected {expected}")
+
+
+def _built(folder: Path, config_class: Any, values: Mapping[str, Any], name: str) -> Any:
+    """Build a configuration of ``transformers``. Raises UsageError for values that it refuses."""
+    try:
+        return config_class(**values)
+    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        raise UsageError(
+            f"{folder / 'config.json'} does not describe a {name} ({' '.join(str(error).split())}); copy the "
+            f"config.json that belongs to these weights"
         ) from error

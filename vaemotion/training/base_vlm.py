@@ -200,7 +200,7 @@ class BaseObjective(Objective):
         encoded = model.vision(batch["pixels"].flatten(0, 1))  # (B · count, T, D)
         tokens = encoded.unflatten(0, (size, -1)).flatten(1, 2)  # (B, count · T, D)
         text = model.text_batch(batch["questions"], batch["answers"])  # ids (B, L)
-        media = model.media_embeddings(tokens, None, size)  # (B, P, D)
+        media = model.media_embeddings(tokens, None, size)
         logits = model.answer_logits(media, text)  # (M, vocab)
         answer = answer_loss(logits, text.ids[text.answer])
         class_logits, values = self.auxiliary(tokens)  # (B, classes), (B, values)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from vaemotion.contract.audio import log_mel
+from vaemotion.contract.audio import log_mel, normalized_window
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.data.manifest.item import Item
@@ -77,8 +77,7 @@ def strong_augmentation(
     if rng.random() < 0.4:
         below = rng.uniform(1.5, 4.5) + background.max() - mel.max()  # 6 to 20 dB under the recording
         mel = np.logaddexp(mel, background - np.float32(below))
-    mel = np.maximum(mel, np.float32(config.silence))
-    normal = (mel - np.float32(config.mean)) / np.float32(2 * config.std)
+    normal = normalized_window(np.maximum(mel, np.float32(config.silence)), frames, config)
     for axis, longest in ((0, frames // 8), (0, frames // 8), (1, mel.shape[1] // 8), (1, mel.shape[1] // 8)):
         width = int(rng.integers(0, longest + 1))
         start = int(rng.integers(0, normal.shape[axis] - width + 1))

@@ -4,9 +4,10 @@ In: blocks of encoded windows. Out: `Lessons`: questions with the teacher's own 
 and what it thinks of each window. They are kept in a file for each block, which several processes write
 together, under a hash of the settings that they depend on. The filters are applied when they are read.
 
-Three kinds of answers teach nothing, and are left out and counted: *incoherent* ones (from the fewest and
-from the most frames the teacher says different things), *empty* ones (it answers as it does without a
-picture), and too many repeats of one answer.
+Four kinds of answers teach nothing, and are left out and counted: *cut* ones (no stop token came, and they
+would teach to stop in the middle of a sentence), *incoherent* ones (from the fewest and from the most frames
+the teacher says different things), *empty* ones (it answers as it does without a picture), and too many
+repeats of one answer. Where one of these leaves nearly nothing, the run ends.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from torch import Tensor
 from vaemotion.contract import prompts
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.prompts import folded
+from vaemotion.contract.words import counted
 from vaemotion.data.clips.source import ClipStream
 from vaemotion.data.question_bank import QuestionBank
 from vaemotion.model.checkpoint import write_tensors
-from vaemotion.model.vaemotion_llm import VAEmotionLLM
+from vaemotion.model.vaemotion_llm import ANSWER_TOKENS, Answer, Media, VAEmotionLLM
 from vaemotion.training.block_files import block_file
 from vaemotion.training.config import AlignStage
 from vaemotion.training.encoded import (
@@ -47,7 +49,7 @@ from vaemotion.training.loop import process_state, seeded
 
 QUESTIONS_PER_CLIP = 3
 SAMPLING_TEMPERATURE = 0.7
-ANSWER_TOKENS = 48
+MOST_LEFT_OUT = 0.95  # share of answers or clips beyond which a filter has found a fault
 # A bound on repeats is meaningless for a handful of answers.
 FEWEST_FOR_REPEATS = 20
 _CHUNK = 64  # windows in one batch
@@ -69,6 +71,7 @@ class Lessons:
     hidden: Tensor  # (n, D) float16, the teacher's last state before that answer
     affect: Tensor  # (n, 2) mean level of valence and arousal by their probability, in [-1, 1]
     incoherent: int  # windows
+    cut: int  # answers
     empty: int  # answers
     repeated: int  # answers
 
@@ -81,6 +84,7 @@ class Lessons:
         return {
             "clips": len(self.name),
             "clips_filtered_as_incoherent": round(self.incoherent / windows, 4),
+            "answers_filtered_as_cut": self.cut,
             "answers_filtered_as_empty": self.empty,
             "answers_filtered_as_repeats": self.repeated,
             "lessons": len(self),
@@ -110,6 +114,7 @@ class LessonStore:
             "sampling_temperature": SAMPLING_TEMPERATURE,
             "questions_per_clip": QUESTIONS_PER_CLIP,
             "answer_tokens": ANSWER_TOKENS,
+            "whole_answers": True,  # is told of each answer
             "prompt": asdict(template),
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -143,20 +148,54 @@ def teach(model: VAEmotionLLM, store: LessonStore, workers: int) -> tuple[Encode
     processes.wait_for_everyone()
     windows = EncodedWindows(store.windows)
     lessons = _read(store, windows)
+    refuse_useless(lessons)
+    return windows, lessons
+
+
+def refuse_useless(lessons: Lessons) -> None:
+    """Raise UserError when a filter leaves nearly nothing, or when the teacher gives all clips one name."""
+    clips, heard = len(lessons.name), len(lessons) + lessons.empty + lessons.repeated
+    cut, said = lessons.cut, lessons.cut + heard
+    reasons = (
+        (
+            cut,
+            said,
+            f"answers did not end within {ANSWER_TOKENS} tokens",
+            "ask for shorter ones in a question bank of your own, align.questions",
+        ),
+        (
+            lessons.incoherent,
+            clips,
+            "clips look like something else from fewer frames",
+            "give other clips, or raise align.incoherent_bits",
+        ),
+        (
+            lessons.empty,
+            heard,
+            "answers are the same without a picture",
+            "check the base and its questions, or lower align.empty_bits",
+        ),
+    )
+    for left_out, whole, fault, way_out in reasons:
+        if left_out > MOST_LEFT_OUT * whole:
+            raise UserError(f"the teacher teaches nearly nothing: {left_out} of {whole} {fault}; {way_out}")
     if not len(lessons):
         raise UserError(
-            f"the teacher teaches nothing about {len(windows)} clips: {lessons.incoherent} were incoherent, "
-            f"{lessons.empty} answers empty, {lessons.repeated} repeats; check the base, or move the bounds "
-            f"align.incoherent_bits, align.empty_bits and align.repeat_share"
+            f"the teacher teaches nothing: of {counted(clips, 'clip')} {lessons.incoherent} incoherent; of "
+            f"the answers about the others {cut} cut, {lessons.empty} empty, {lessons.repeated} repeats"
         )
-    return windows, lessons
+    if clips >= FEWEST_FOR_REPEATS and len(set(lessons.name.tolist())) < 2:
+        raise UserError(
+            f"the teacher calls all {clips} clips {lessons.answers[lessons.name[0]]!r}: no content can be "
+            "learned from it; ask another first question in align.questions, or give other clips"
+        )
 
 
 def _ask_about(model: VAEmotionLLM, block: Block, store: LessonStore) -> None:
     """Ask the teacher about the windows of a block, and write its lessons whole."""
     stage, bank = store.stage, store.bank
     views: list[tuple[Tensor, Tensor, Tensor]] = []  # each (B,), (B, D), (B, 2)
-    names: list[str] = []
+    names: list[Answer] = []
     for start in range(0, len(block.items), _CHUNK):
         chunk = range(start, min(start + _CHUNK, len(block.items)))
         view, said = _views(model, block, chunk, bank.content.text, stage)
@@ -174,15 +213,16 @@ def _ask_about(model: VAEmotionLLM, block: Block, store: LessonStore) -> None:
         "hidden": hidden.half(),
         "affect": affect,
         "asked": torch.from_numpy(rows),  # (m, 3) row of the window, frames, question
+        "whole": torch.tensor([row[3].whole for row in asked], dtype=torch.bool),
         "empty_bits": torch.tensor([row[4] for row in asked], dtype=torch.float32),
     }
-    header = {"answers": [row[3] for row in asked], "names": names}
+    header = {"answers": [row[3].text for row in asked], "names": [name.text for name in names]}
     write_tensors(store.file(block.number), tensors, {"lessons": json.dumps(header)})
 
 
 def _views(
     model: VAEmotionLLM, block: Block, chunk: Sequence[int], question: str, stage: AlignStage
-) -> tuple[tuple[Tensor, Tensor, Tensor], list[str]]:
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Answer]]:
     """Return bits between views (B,), last state (B, D) and affect (B, 2) of windows, and their names."""
     few, many, newest = (
         model.media_embeddings(block.tokens(chunk, count).to(model.device), None, len(chunk))
@@ -191,15 +231,15 @@ def _views(
             max(stage.frame_counts),
             model.config.front_end.windows.language_frames,
         )
-    )  # (B, P, D) each
-    names = model.generate(many, question, max_tokens=ANSWER_TOKENS)
-    bits = answer_divergence(model, few, many, [question] * len(chunk), names)
+    )
+    names = model.generate(many, question)
+    bits = answer_divergence(model, few, many, [question] * len(chunk), [name.text for name in names])
     scales = ((prompts.VALENCE, prompts.VALENCE_WORDS), (prompts.AROUSAL, prompts.AROUSAL_WORDS))
     levels = [mean_level(model, newest, asked.text, words) for asked, words in scales]
-    return (bits, last_state(model, many, question).cpu(), torch.stack(levels, dim=1).cpu()), names
+    return (bits, model.last_state(many, question).cpu(), torch.stack(levels, dim=1).cpu()), names
 
 
-def _ask(model: VAEmotionLLM, block: Block, store: LessonStore) -> list[tuple[int, int, int, str, float]]:
+def _ask(model: VAEmotionLLM, block: Block, store: LessonStore) -> list[tuple[int, int, int, Answer, float]]:
     """Return rows (window, frames, question, answer, bits): some answers greedy, the others sampled."""
     questions = store.bank.audible
     shares = np.array([question.share for question in questions])
@@ -211,7 +251,7 @@ def _ask(model: VAEmotionLLM, block: Block, store: LessonStore) -> list[tuple[in
             question = int(rng.choice(len(questions), p=shares / shares.sum()))
             sampled = bool(rng.random() < store.stage.sampled_share)
             groups.setdefault((count, question, sampled), []).append(row)
-    asked: list[tuple[int, int, int, str, float]] = []
+    asked: list[tuple[int, int, int, Answer, float]] = []
     for number, ((count, question, sampled), rows) in enumerate(sorted(groups.items())):
         text = questions[question].text
         seed = seeded(store.data_seed, 5, block.number, number)
@@ -219,24 +259,25 @@ def _ask(model: VAEmotionLLM, block: Block, store: LessonStore) -> list[tuple[in
         media = model.media_embeddings(block.tokens(rows, count).to(model.device), None, len(rows))
         blind = model.media_embeddings(None, None, len(rows))
         temperature = SAMPLING_TEMPERATURE if sampled else 0.0
-        answers = model.generate(media, text, max_tokens=ANSWER_TOKENS, temperature=temperature)
-        bits = answer_divergence(model, media, blind, [text] * len(rows), answers).tolist()
+        answers = model.generate(media, text, temperature=temperature)
+        said = [answer.text for answer in answers]
+        bits = answer_divergence(model, media, blind, [text] * len(rows), said).tolist()
         asked += [
             (row, count, question, answer, bit)
             for row, answer, bit in zip(rows, answers, bits, strict=True)
-            if answer
+            if answer.text
         ]
     return asked
 
 
 @torch.no_grad()
 def answer_divergence(
-    model: VAEmotionLLM, media: Tensor, other: Tensor, questions: Sequence[str], answers: Sequence[str]
+    model: VAEmotionLLM, media: Media, other: Media, questions: Sequence[str], answers: Sequence[str]
 ) -> Tensor:
     """Return how far two views part along an answer: the largest divergence at any of its tokens, (B,) bits.
 
-    Jensen-Shannon divergence of the next-token distributions from media (B, P, D) and from other media (B,
-    Q, D), at every token of the answer and at the stop token.
+    Jensen-Shannon divergence of the next-token distributions from media and from other media, at every token
+    of the answer and at the stop token.
     """
     bits = torch.zeros(len(answers))
     longest = max(len(model.option_ids(answer)) for answer in answers)
@@ -260,18 +301,10 @@ def divergence_bits(first: Tensor, second: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def last_state(model: VAEmotionLLM, media: Tensor, question: str) -> Tensor:
-    """Return the state from which the first token of the answer is predicted, (B, D). media: (B, P, D)."""
-    ids = torch.tensor(model.question_ids(question), device=model.device)
-    inputs = torch.cat([media, model.embed(ids).expand(len(media), -1, -1)], dim=1)  # (B, P + L, D)
-    return model.base.model.text_model(inputs_embeds=inputs).last_hidden_state[:, -1]
-
-
-@torch.no_grad()
-def mean_level(model: VAEmotionLLM, media: Tensor, question: str, words: Sequence[str]) -> Tensor:
+def mean_level(model: VAEmotionLLM, media: Media, question: str, words: Sequence[str]) -> Tensor:
     """Ask for one of the level words and average the levels by their probability, (B,) in [-1, 1].
 
-    media: (B, P, D); words: from the lowest level to the highest.
+    words: from the lowest level to the highest.
     """
     return level_from_scores(model, model.option_scores(media, question, words), words)
 
@@ -294,12 +327,12 @@ def _read(store: LessonStore, windows: EncodedWindows) -> Lessons:
     rows: list[Int32] = []  # each (m, 4): window, frames, question, answer
     names: list[int] = []
     hidden, affect = [torch.zeros(0, 0, dtype=torch.float16)], [torch.zeros(0, 2)]
-    incoherent = empty = 0
+    incoherent = cut = empty = 0
     for number in store.windows.numbers():
         with safe_open(store.file(number), framework="pt") as opened:
             header = json.loads(opened.metadata()["lessons"])
             asked, empty_bits = opened.get_tensor("asked").numpy(), opened.get_tensor("empty_bits").numpy()
-            bits = opened.get_tensor("incoherent_bits").numpy()
+            bits, is_whole = opened.get_tensor("incoherent_bits").numpy(), opened.get_tensor("whole").numpy()
             hidden.append(opened.get_tensor("hidden"))
             affect.append(opened.get_tensor("affect"))
         said = np.array([ids.setdefault(answer, len(ids)) for answer in header["answers"]], np.int32)
@@ -308,9 +341,10 @@ def _read(store: LessonStore, windows: EncodedWindows) -> Lessons:
         tells = empty_bits > stage.empty_bits  # (m,)
         in_coherent = is_coherent[asked[:, 0]]  # (m,)
         incoherent += int((~is_coherent).sum())
-        empty += int((in_coherent & ~tells).sum())
+        cut += int((in_coherent & ~is_whole).sum())
+        empty += int((in_coherent & is_whole & ~tells).sum())
         table = np.column_stack([asked[:, 0] + begin, asked[:, 1], asked[:, 2], said])
-        rows.append(table[in_coherent & tells].astype(np.int32))
+        rows.append(table[in_coherent & is_whole & tells].astype(np.int32))
         begin += len(bits)
     assert begin == len(windows), "lessons and windows are of the same blocks"
     table = np.concatenate(rows) if rows else np.zeros((0, 4), np.int32)
@@ -326,6 +360,7 @@ def _read(store: LessonStore, windows: EncodedWindows) -> Lessons:
         torch.cat([part for part in hidden if part.shape[1]]) if begin else hidden[0],
         torch.cat(affect),
         incoherent,
+        cut,
         empty,
         int((~kept).sum()),
     )

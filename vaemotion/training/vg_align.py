@@ -28,7 +28,6 @@ from vaemotion.contract.words import counted
 from vaemotion.data.clips.open import open_all
 from vaemotion.data.clips.source import ClipStream
 from vaemotion.data.question_bank import BankQuestion, read_question_bank
-from vaemotion.model.audio_encoders import AstEncoder
 from vaemotion.model.audio_pathway import AudioPathway, AudioPathwayConfig
 from vaemotion.model.checkpoint import (
     COMPONENT_DTYPE,
@@ -71,30 +70,35 @@ def train(
     resume: bool,
     vlm: Path | None = None,
     audio_encoder: Path | None = None,
+    adapter: Path | None = None,
 ) -> None:
     """Run the stage on ``<runs>/base`` and write the checkpoint to ``out`` (default ``<runs>/align``).
 
-    vlm: folder of a local SmolVLM2, which becomes ``<runs>/base`` first. audio_encoder: folder of a local
-    AST, whose weights the audio encoder starts from.
+    vlm: folder of a local vision-language model, which becomes ``<runs>/base`` first. adapter: folder of a
+    LoRA adapter that is merged into it. audio_encoder: folder of a local AST or Whisper, whose weights the
+    audio encoder starts from.
     """
+    if adapter is not None and vlm is None:
+        raise UsageError("--adapter goes with --vlm FOLDER, whose weights it changes")
     config = read_training_config(config_file, overrides)
     base_folder, out = Path(config.runs) / "base", out or Path(config.runs) / "align"
     processes = process_state()
     if vlm is not None and processes.is_main_process:
-        import_base(vlm, config, base_folder)
+        import_base(vlm, config, base_folder, adapter)
     processes.wait_for_everyone()
     weights = None
     if audio_encoder is not None:
         config, weights = with_pretrained_audio_encoder(audio_encoder, config)
     model = with_audio_pathway(load_checkpoint(base_folder), config)
+    # Raises where frames and sound leave no room for a question, which would only show at export.
+    model.context_tokens()
     if weights is not None:
-        encoder = model.audio_pathway.encoder
-        assert isinstance(encoder, AstEncoder)
-        encoder.ast.load_state_dict(weights)
+        model.audio_pathway.encoder.load_state_dict(weights)
     stored = read_config(base_folder)
     base_hash = stored["components"]["base"]["sha256"]
     working = out.with_name(out.name + ".training")
-    data = prepare(model, config, base_hash, working)
+    pretrained = "pretrained" in stored["lineage"].get("base", {})
+    data = prepare(model, config, base_hash, working, pretrained)
     if run(model, data, config, working, resume) and processes.is_main_process:
         round_in_place(model.audio_pathway, COMPONENT_DTYPE["audio"])
         lineage = {**stored["lineage"], "align": {**config.lineage(), **data.summary()}}
@@ -126,14 +130,16 @@ class AlignData:
         }
 
 
-def prepare(model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working: Path) -> AlignData:
+def prepare(
+    model: VAEmotionLLM, config: TrainingConfig, base_hash: str, working: Path, pretrained: bool = False
+) -> AlignData:
     """Compute the stage's training data, or read what is kept of it, and print how much there is.
 
     Windows are kept below the runs, the teacher's answers in ``working``. Raises UserError when the teacher
     gives no answer that teaches, UsageError for clips or questions that cannot be read.
     """
     stage, front_end, media_root = config.align, model.config.front_end, Path(config.media_root)
-    bank = read_question_bank(stage.questions)
+    bank = read_question_bank(stage.questions, pretrained)
     with process_state().main_process_first():  # the others read the index of shards that it kept
         source = open_all(stage.clips, media_root, front_end)
     clips = Windows(source, front_end, config.data_seed)
@@ -156,8 +162,8 @@ def _print_data(data: AlignData) -> None:
     print(
         f"{data.windows.store.windows.source.name}: {counted(len(windows), 'clip')}, of them "
         f"{lessons.incoherent} incoherent; the teacher's answers: {len(lessons)}, in "
-        f"{len(np.unique(lessons.answer))} wordings; left out: {lessons.empty} empty, {lessons.repeated} "
-        f"repeats; recordings: {len(data.recordings)}"
+        f"{len(np.unique(lessons.answer))} wordings; left out: {lessons.cut} cut, {lessons.empty} empty, "
+        f"{lessons.repeated} repeats; recordings: {len(data.recordings)}"
     )
     if windows.damaged:
         print(f"left out as damaged: {counted(len(windows.damaged), 'clip')}")
@@ -170,26 +176,22 @@ def _print_data(data: AlignData) -> None:
 def with_pretrained_audio_encoder(
     folder: Path, config: TrainingConfig
 ) -> tuple[TrainingConfig, dict[str, Tensor]]:
-    """Return the configuration with the AST of ``folder`` as its audio encoder, and the AST's weights.
+    """Return the configuration with the encoder of ``folder`` as its audio encoder, and that one's weights.
 
-    Raises UsageError when the AST does not fit the front end.
+    Raises UsageError when it does not fit the front end.
     """
-    encoder, weights = pretrained_audio_encoder(folder)
-    front_end = FrontEnd(config.log_mel, config.image, config.windows)
-    expected = (encoder["max_length"], encoder["num_mel_bins"])
-    given = (front_end.audio_window_frames, config.log_mel.n_mels)
-    if expected != given:
-        raise UsageError(
-            f"{folder} takes {expected[0]} frames of {expected[1]} mels, the configuration gives {given[0]} "
-            f"of {given[1]}; set log_mel.n_mels, log_mel.hop_samples and windows.audio_window_s to match"
-        )
-    return replace(config, audio_encoder=encoder), weights
+    encoder, weights = pretrained_audio_encoder(
+        folder, FrontEnd(config.log_mel, config.image, config.windows)
+    )
+    kept = {key: value for key, value in config.audio_encoder.items() if key == "steps_per_token"}
+    return replace(config, audio_encoder={**encoder, **kept}), weights
 
 
-def import_base(folder: Path, config: TrainingConfig, out: Path) -> None:
-    """Write a checkpoint whose base is the pretrained model in ``folder``: named, not copied."""
-    model = pretrained_base(folder, FrontEnd(config.log_mel, config.image, config.windows))
-    save_checkpoint(model, out, {"name": config.name, "base": {"pretrained": folder.name}}, config.licence)
+def import_base(folder: Path, config: TrainingConfig, out: Path, adapter: Path | None = None) -> None:
+    """Write a checkpoint whose base is the pretrained model in ``folder``: named, and copied if merged."""
+    model = pretrained_base(folder, FrontEnd(config.log_mel, config.image, config.windows), adapter)
+    base = {"pretrained": folder.name} | ({"adapter": adapter.name} if adapter is not None else {})
+    save_checkpoint(model, out, {"name": config.name, "base": base}, config.licence)
 
 
 def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionLLM:
@@ -199,7 +201,7 @@ def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionL
     """
     base.requires_grad_(False)
     torch.manual_seed(config.seed + 2)
-    audio_config = AudioPathwayConfig(config.audio_encoder)
+    audio_config = AudioPathwayConfig.of(config.audio_encoder)
     front_end = replace(base.config.front_end, version=SILENT_PADDING)
     base.config = replace(base.config, front_end=front_end, audio=audio_config)
     base.audio = AudioPathway(audio_config, base.width)
@@ -207,7 +209,7 @@ def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionL
         side = base.config.front_end.image.side_px
         noise = torch.randn(8, 3, side, side, generator=seeded(config.seed, 3)).clamp(-1, 1)
         visual_norm = base.vision(noise).norm(dim=-1).mean().item()  # (8, T, D) → scalar
-        text_norm = base.base.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
+        text_norm = base.backbone.embedding.weight.norm(dim=-1).mean().item()
     base.audio.match_norm(visual_norm, text_norm)
     return base
 
@@ -385,14 +387,14 @@ class Alignment(Objective):
 
         # Teacher: frames alone. Its logits are compared at the answer's M positions, without a gradient.
         with torch.no_grad():
-            teacher_media = model.media_embeddings(visual, None, size)  # (B, P_V, D)
+            teacher_media = model.media_embeddings(visual, None, size)
             teacher_logits = model.answer_logits(teacher_media, text)  # (M, vocab)
 
         # Student: the same language model on audio tokens, in a share of the steps behind the frames. Its
         # logits stand at the same M answer tokens, so that row m of both predicts the same token.
         audio = model.audio_pathway(batch["log_mel"])  # (B, frames, mels) → (B, N_a, D)
         student_visual = visual if batch["both"] else None
-        student_media = model.media_embeddings(student_visual, audio, size)  # (B, P_A, D)
+        student_media = model.media_embeddings(student_visual, audio, size)
         student_logits = model.answer_logits(student_media, text)  # (M, vocab)
 
         # L_KD at temperature τ, L_CE to the teacher's own answer, and the auxiliary head; all scalars.

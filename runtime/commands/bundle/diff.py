@@ -138,7 +138,14 @@ def _by_role(manifest: Manifest) -> dict[str, str]:
 def _nested_kinds(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Return the kinds that are compared as nested dictionaries."""
     lineage = manifest.lineage
-    names = ("token_width", "tokens_per_frame", "audio_tokens", "stop_token_ids", "emotions")
+    names = (
+        "token_width",
+        "tokens_per_frame",
+        "audio_tokens",
+        "stop_token_ids",
+        "context_tokens",
+        "emotions",
+    )
     return {
         "front end": manifest.front_end.to_dict(),
         "prompt and tokens": {**asdict(manifest.prompt), **{name: getattr(manifest, name) for name in names}},

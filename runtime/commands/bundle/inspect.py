@@ -57,12 +57,19 @@ def _tensor_lines(manifest: Manifest) -> list[str]:
 def _origin_lines(manifest: Manifest) -> list[str]:
     """Return the tools that made the bundle, and its checkpoint."""
     tools = [f"{name} {version}" for name, version in manifest.lineage.get("tools", {}).items()]
-    config_sha256 = manifest.lineage.get("checkpoint_config_sha256", "unknown")
     return [
         f"made with: {', '.join(tools) or 'unknown tools'}",
-        f"made from: a checkpoint with config sha256 {config_sha256[:12]}",
+        f"made from: {_source(manifest)}",
         f"emotions: {', '.join(manifest.emotions)}",
     ]
+
+
+def _source(manifest: Manifest) -> str:
+    """Return what the bundle was exported or assembled from."""
+    if assembled := manifest.lineage.get("assembled"):
+        return f"parts that were trained elsewhere: {assembled['text']}"
+    config_sha256 = manifest.lineage.get("checkpoint_config_sha256", "unknown")
+    return f"a checkpoint with config sha256 {config_sha256[:12]}"
 
 
 def _confidence_lines(manifest: Manifest) -> list[str]:

@@ -27,6 +27,7 @@ DARK, BRIGHT = 0.06, 0.94  # mean brightness, in [0, 1]
 BLOWN_OUT_SHARE = 0.5  # of the pixels
 FREE_DEVICE = "close other programs that use it, or plug it in again"
 SLOW = "close other programs, or use a smaller bundle"
+TOO_SLOW = "use a machine with a GPU, or a smaller bundle; files can still be run at full pace"
 MIB = 2**20
 
 PACKAGES = {  # name: module, and the extra that installs it ("": vaemotion itself)
@@ -229,15 +230,24 @@ def front_end(bundle: Path) -> Check:
 def readings(bundle: Path) -> Iterator[Check]:
     """Report the engines that a run uses, and the readings per second that they allow.
 
-    Too few is no fault: a live run drops the ticks that it cannot keep up with.
+    Too few is no fault: a live run drops the ticks that it cannot keep up with. It is one where a reading
+    takes so long that what it was made from is left out of the next.
     """
     found = in_child(probes.probe_readings, str(bundle), limit_s=BUNDLE_S)
     yield Check("engines", True, "; ".join(found["engines"]))
-    expected_hz, asked_hz = 1000 / sum(found["ms"].values()), found["asked_hz"]
+    reading_s, asked_hz, stale_s = sum(found["ms"].values()) / 1000, found["asked_hz"], found["stale_s"]
     parts = ", ".join(f"{role} {value:.1f} ms" for role, value in found["ms"].items())
-    value = f"{expected_hz:.0f} readings/s possible (target {asked_hz:.0f}): {parts}"
-    enough = expected_hz >= asked_hz
+    value = f"{_rate(1 / reading_s)} readings/s possible (target {_rate(asked_hz)}): {parts}"
+    if reading_s > stale_s:
+        late = f"; evidence is {reading_s:.1f} s old then, and after {stale_s:.0f} s it is left out"
+        yield Check("readings", False, value + late, TOO_SLOW)
+        return
+    enough = 1 / reading_s >= asked_hz
     yield Check("readings", enough or None, value, "" if enough else SLOW)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
 def language_model(bundle: Path) -> Check:

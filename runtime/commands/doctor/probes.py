@@ -181,8 +181,12 @@ def probe_front_end(folder: str) -> dict[str, float]:
 
 
 def probe_readings(folder: str) -> dict[str, Any]:
-    """Return each engine's announcement and median time on one golden input, and the bundle's target rate."""
+    """Return each engine's announcement and median time on one golden input, and the bundle's target rate.
+
+    ``stale_s``: the age from which a run leaves evidence out.
+    """
     from runtime.engines.open import open_engine
+    from runtime.perception.perception import STALE_S
     from vaemotion.contract.bundle import ENGINE_ROLES, read_golden, read_manifest
 
     bundle = Path(folder)
@@ -194,7 +198,8 @@ def probe_readings(folder: str) -> dict[str, Any]:
         inputs = {spec.name: golden[f"{role}/in/{spec.name}"][:1] for spec in engine.component.inputs}
         times_ms[role] = _median_ms(SPEED_RUNS, lambda run=engine.run, given=inputs: run(given))
     asked_hz = 1 / min(windows.frame_hop_s, windows.audio_stride_s)
-    return {"engines": [e.announcement for e in engines.values()], "ms": times_ms, "asked_hz": asked_hz}
+    announced = [engine.announcement for engine in engines.values()]
+    return {"engines": announced, "ms": times_ms, "asked_hz": asked_hz, "stale_s": STALE_S}
 
 
 def probe_language_model(folder: str) -> dict[str, float]:

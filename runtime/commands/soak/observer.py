@@ -63,7 +63,8 @@ class Observer:
         self.bins = [Counter[str]() for _ in range(math.ceil(duration_s / self.bin_s))]
         self.paths, self.states_s, self.narrator_s = Counter[str](), Counter[str](), Counter[str]()
         self.readings = self.path_changes = self.state_changes = 0
-        self.narrations = self.incomplete = self.stale = 0
+        self.narrations = self.stale = 0
+        self.withheld: dict[str, int] = {}
         self.stale_examples: list[str] = []
         self.back_s: dict[str, list[float]] = {role: [] for role in truths}
         # (hour, MB) each. Allocated and written now, so that the measurement does not grow itself.
@@ -94,7 +95,7 @@ class Observer:
         """Return the record of the narrations so far."""
         return Narrated(
             narrations=self.narrations,
-            narrations_incomplete=self.incomplete,
+            narrations_withheld=self.withheld,
             narrator_s=dict(self.narrator_s),
         )
 
@@ -131,10 +132,9 @@ class Observer:
                 self._count_status(message)
             case Narration():
                 self.narrations += 1
-                self.incomplete += not message.complete
                 self.narrated_s.append(message.time_s)
             case End():
-                self.end = message
+                self.end, self.withheld = message, message.narrations_withheld
             case _:
                 pass
 

@@ -64,7 +64,7 @@ class Narrated:
     """The narrations, and the states of the governor that slows the narrator down."""
 
     narrations: int
-    narrations_incomplete: int  # cancelled, or cut at their limit
+    narrations_withheld: dict[str, int]  # those that were not published, by reason
     narrator_s: dict[str, int]  # seconds in each state of the governor
 
 

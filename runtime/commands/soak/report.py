@@ -50,7 +50,8 @@ def sentences(found: Soak) -> list[str]:
         f"largest error of the sample clock: {found.simulated.clock_error_ms:.1f} ms; "
         f"{found.simulated.clock_first_error_ms:.1f} ms in a stream's first seconds",
         f"stale values published as live: {perceived.stale:,}",
-        f"{counted(narrated.narrations, 'narration')}, {narrated.narrations_incomplete:,} cancelled or cut; "
+        f"{counted(narrated.narrations, 'narration')}, "
+        f"{sum(narrated.narrations_withheld.values()):,} withheld; "
         f"governor: {_shares(narrated.narrator_s)}",
         f"dropped: {', '.join(dropped) or 'nothing'}",
     ]

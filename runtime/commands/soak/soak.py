@@ -163,7 +163,7 @@ def rehearse(
         progress = closing.enter_context(_progress(console, plan))
         observer = Observer(truths, plan.faults, duration_s, grid.frame_hop_s, progress)
         feed = LiveFeed({"camera": camera, "microphone": microphone}, world, lambda: microphone.drift_ppm)
-        config = LiveConfig(narrator=NarratorConfig(plan.narrate_every_s))
+        config = LiveConfig(narrator=NarratorConfig(every_s=plan.narrate_every_s))
         venue = Venue(
             local_time=lambda: DAY + datetime.timedelta(seconds=world.now_s()), headroom_c=world.headroom_c
         )

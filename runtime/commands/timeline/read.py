@@ -175,8 +175,14 @@ def _end(values: dict[str, Any]) -> End:
         encodes={name: int(count) for name, count in _numbers(values, "encodes").items()},
         dropped={name: int(count) for name, count in _numbers(values, "dropped").items()},
         stages_ms={stage: _numbers(stages, stage) for stage in stages},
-        deepest={name: int(count) for name, count in _numbers({"deepest": {}, **values}, "deepest").items()},
+        deepest=_later_counts(values, "deepest"),
+        narrations_withheld=_later_counts(values, "narrations_withheld"),
     )
+
+
+def _later_counts(values: dict[str, Any], name: str) -> dict[str, int]:
+    """Return counts that earlier versions did not write."""
+    return {key: int(count) for key, count in _numbers({name: {}, **values}, name).items()}
 
 
 def _number(values: dict[str, Any], name: str) -> float:

@@ -1,6 +1,5 @@
 """`vaemotion gguf`: folders of a Llama and of a SmolVLM, compared with torch, and folders that it refuses."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Config, SmolVLMConfig, SmolVLMForConditionalGeneration
+from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from export.gguf.folder import FolderWeights, write_folder_gguf
+from export.gguf.decoder_folder import DecoderTensors
+from export.gguf.folder import Material, write_folder_gguf
 from export.gguf.quantise import stored_tensors
+from export.gguf.text import SHIPPED_TEXT, TextJudge, text_windows
 from runtime.engines.language_model import LanguageModel
 from runtime.engines.llama import tokenize
 from tests.llama_fixture import TinyLlama, make_tiny_llama, train_tokenizer
@@ -44,7 +45,7 @@ def logits_of(path: Path, table: np.ndarray, rows: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_a_llamas_folder_gives_its_logits(tmp_path: Path, tied: bool) -> None:
     tiny = make_tiny_llama(hidden_size=96, intermediate_size=160, tied=tied)
-    types = write_folder_gguf(save(tiny, tmp_path / "llama"), tmp_path / "m.gguf", "F32")
+    types = write_folder_gguf(save(tiny, tmp_path / "llama"), tmp_path / "m.gguf", "F32").types
     assert ("output.weight" in types) is not tied
     rows = np.random.default_rng(0).normal(size=(20, 96)).astype(np.float32)
     difference = np.abs(logits_of(tmp_path / "m.gguf", tiny.token_embeddings, rows) - tiny.logits(rows))
@@ -68,7 +69,7 @@ def test_a_smolvlms_folder_gives_the_logits_of_its_decoder(tmp_path: Path, tied:
     model.save_pretrained(folder, max_shard_size="60KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     train_tokenizer(300).save(str(folder / "tokenizer.json"))
-    types = write_folder_gguf(folder, tmp_path / "m.gguf", "F32")
+    types = write_folder_gguf(folder, tmp_path / "m.gguf", "F32").types
     assert ("output.weight" in types) is not tied
     rows = np.random.default_rng(0).normal(size=(20, config.vlm.text_width)).astype(np.float32)
     model = SmolVLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
@@ -83,7 +84,7 @@ def test_a_smolvlms_folder_gives_the_logits_of_its_decoder(tmp_path: Path, tied:
     assert difference.max() < 2e-4 * np.abs(expected).max()
 
 
-def test_the_command_prints_what_each_tensor_became(
+def test_the_command_prints_what_each_tensor_became_and_what_the_file_loses(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.gguf"
@@ -92,9 +93,44 @@ def test_the_command_prints_what_each_tensor_became(
     kinds = {tensor.type for tensor in stored_tensors(out)}
     assert kinds == {"F32", "Q5_0", "Q8_0"}
     assert all(f"  {kind} " in printed for kind in kinds)
-    assert "blk.*.attn_q.weight: Q5_0, its rows of 96 do not fit, layers 0 1" in printed
+    assert "blk.*.attn_q.weight: Q5_0, as llama.cpp's first choice has blocks of 256" in printed
+    assert "which do not divide rows of 96, layers 0 1" in " ".join(printed.split())
     assert "15 matrices fell back" in printed
+    assert re.search(r"held-out text: KL mean \S+, p99 ", printed), printed
     assert {p.name for p in tmp_path.iterdir()} == {"llama", "m.gguf"}  # no F32 file stays behind
+
+
+def test_importance_of_the_text_weighs_the_errors(folder: Path, tmp_path: Path) -> None:
+    plain, weighted, f32 = (tmp_path / f"{name}.gguf" for name in ("plain", "weighted", "f32"))
+    text = tmp_path / "text.txt"
+    text.write_text(SHIPPED_TEXT.read_text("utf-8")[:5000])
+    found = write_folder_gguf(folder, weighted, "Q4_0", Material(text)).quality
+    assert write_folder_gguf(folder, plain, "Q4_0", Material(text=None)).quality is None
+    write_folder_gguf(folder, f32, "F32")
+    judge = TextJudge(f32, text_windows(f32, text, 2048).held_out)
+    assert found is not None
+    assert judge(weighted).mean_kl_nats == pytest.approx(found.mean_kl_nats, rel=1e-3)
+    assert judge(weighted).mean_kl_nats < judge(plain).mean_kl_nats
+
+
+def test_a_search_prints_every_file_that_it_measured(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, text = tmp_path / "m.gguf", tmp_path / "text.txt"
+    text.write_text("The painting feels calm and warm, like rain on a summer evening. " * 60)
+    without = [word for kind in ("Q6_K", "Q5_K", "Q5_1", "Q4_K", "Q4_1") for word in ("--without", kind)]
+    command = ["gguf", str(folder), "--type", "auto", "--max-mb", "0.2", "--text", str(text), *without]
+    assert main([*command, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert out.stat().st_size <= 200_000
+    rows = {
+        line.split()[0]: line for line in printed.splitlines() if re.match(r"  (mixed|Q\w+|IQ\w+) .*%", line)
+    }
+    assert {"mixed", "Q8_0", "Q5_0", "IQ4_NL", "Q4_0"} <= rows.keys()
+    assert not {"Q6_K", "Q4_1", "Q4_K_M"} & rows.keys()
+    assert printed.count("chosen") == 1
+    assert "types by search" in printed
+    assert {p.name for p in tmp_path.iterdir()} == {"llama", "m.gguf", "text.txt"}
 
 
 def test_the_written_tokenizer_knows_added_tokens(folder: Path, tmp_path: Path) -> None:
@@ -112,10 +148,6 @@ def without_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def without_weights(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
 def without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -123,19 +155,6 @@ def without_config(folder: Path) -> None:
 def with_damaged_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-
-
-def without_a_shard(folder: Path) -> None:
-    index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def of_another_architecture(folder: Path) -> None:
-    Qwen2Config(num_hidden_layers=1).save_pretrained(folder)
-
-
-def of_an_unknown_architecture(folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type": "nobody-knows"}')
 
 
 def change_weights(folder: Path, name: str, value: torch.Tensor | None) -> None:
@@ -173,14 +192,10 @@ def with_no_tokenizer_in_the_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (without_config, "no readable config.json"),
+        (without_config, "holds no config.json; give the folder of a decoder"),
         (without_tokenizer, "lacks tokenizer.json; save the model's fast tokenizer"),
         (with_no_tokenizer_in_the_file, "cannot be read as a tokenizer"),
-        (without_weights, "no safetensors; save the model with save_pretrained"),
         (with_damaged_weights, "model.safetensors is damaged"),
-        (without_a_shard, "lacks model-00002-of-00002.safetensors of its index"),
-        (of_another_architecture, "expected model_type 'llama', got 'qwen2'"),
-        (of_an_unknown_architecture, "transformers does not know this model"),
         (with_nan, "layers.1.mlp.up_proj.weight: expected finite weights, got 15360 NaN"),
         (without_a_layer, r"layers.1.mlp.up_proj.weight: expected shape \(160, 96\), is missing"),
         (without_embeddings, "expected one tensor called ...embed_tokens.weight, got 0"),
@@ -207,20 +222,36 @@ def test_a_folder_that_cannot_be_written_is_refused_in_a_sentence(
     assert {p.name for p in tmp_path.iterdir()} == {"llama", "m.gguf"}
 
 
-def test_wrong_options_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--type: expected one of F32, F16, Q8_0, Q5_0, Q4_K_M, got 'Q3'"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--type", "Q8_0", "--importance", "i.gguf"],
+            "--importance: Q8_0 takes none; it is for auto, Q6_K,",
+        ),
+        (["--type", "F16", "--text", "text.txt"], "--text: F16 takes none"),
+        (["--type", "auto", "--text", "none"], "--text none: a search needs a text that judges"),
+        (["--type", "auto", "--max-kl", "0.1", "--max-mb", "3"], "--max-kl and --max-mb: give one of them"),
+        (["--type", "Q4_0", "--max-mb", "3"], "go with --type auto, got --type Q4_0"),
+        (["--type", "Q4_0", "--text", "absent.txt"], "--text absent.txt: cannot be read"),
+    ],
+)
+def test_wrong_options_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert main(["gguf", str(folder), "--out", str(tmp_path / "m.gguf"), *options]) in (1, 2)
+    error = capsys.readouterr().err
+    assert words in " ".join(error.split()), error
+    assert {p.name for p in tmp_path.iterdir()} == {"llama"}
+
+
+def test_a_type_that_there_is_not_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--type: expected one of F32, F16, Q8_0, Q6_K, .* got 'Q3'"):
         write_folder_gguf(folder, tmp_path / "m.gguf", "Q3")
-    with pytest.raises(UsageError, match="--importance: Q8_0 takes none"):
-        write_folder_gguf(folder, tmp_path / "m.gguf", "Q8_0", tmp_path / "i.gguf")
-
-
-def test_our_own_checkpoint_is_sent_to_its_own_command(small_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="export it with `vaemotion export`"):
-        write_folder_gguf(small_checkpoint, tmp_path / "m.gguf", "F16")
 
 
 def test_weights_are_read_one_by_one_under_plain_names(folder: Path) -> None:
-    weights = FolderWeights(folder)
+    weights = DecoderTensors(folder)
     assert "embed_tokens.weight" in weights
     assert weights["layers.0.mlp.down_proj.weight"].shape == (96, 160)
     assert weights["norm.weight"].dtype == np.float32

@@ -1,4 +1,4 @@
-"""Q5_0 and Q4_K_M by llama.cpp: types of the tensors, importance, refusals, and that llama.cpp loads them."""
+"""Small types by llama.cpp: types of the tensors, importance, refusals, and that llama.cpp loads them."""
 
 import resource
 from collections import Counter
@@ -11,7 +11,15 @@ import pytest
 
 from calibration.importance import collect_importance, write_importance
 from export.gguf.quality import gguf_quality
-from export.gguf.quantise import QUANTIZED_TYPES, fallbacks, quantize_gguf, stored_tensors
+from export.gguf.quantise import (
+    QUANTIZED_TYPES,
+    fallbacks,
+    matrix_bytes,
+    quantize_by_plan,
+    quantize_gguf,
+    round_trip,
+    stored_tensors,
+)
 from export.gguf.write import GGUF_TYPES
 from runtime.engines.llama import model_parameters
 from tests.llama_fixture import TinyLlama, make_tiny_llama
@@ -39,22 +47,63 @@ def of_matrices(types: dict[str, str]) -> Counter[str]:
     return Counter(kind for name, kind in types.items() if "norm" not in name)
 
 
-def test_types_are_read_back_and_wide_rows_fit(source: Path, tmp_path: Path) -> None:
-    for file_type, expected in (
+@pytest.mark.parametrize(
+    ("file_type", "expected"),
+    [
+        ("Q8_0", {"Q8_0": 15}),
+        ("Q6_K", {"Q6_K": 15}),
+        ("Q5_K_M", {"Q5_K": 12, "Q6_K": 3}),
+        ("Q5_1", {"Q5_1": 14, "Q6_K": 1}),
         ("Q5_0", {"Q5_0": 14, "Q6_K": 1}),
         ("Q4_K_M", {"Q4_K": 12, "Q6_K": 3}),
-    ):
-        target = tmp_path / f"{file_type}.gguf"
-        types = quantize_gguf(source, target, file_type)
-        stored = stored_tensors(target)
-        assert types == {tensor.name: tensor.type for tensor in stored}
-        assert of_matrices(types) == expected
-        assert types["blk.0.attn_norm.weight"] == "F32"
-        assert fallbacks(stored, file_type) == {}
-        assert target.stat().st_size < 0.25 * source.stat().st_size
-        exact, rounded = dequantized(source), dequantized(target)
-        for name, values in exact.items():
-            assert np.abs(rounded[name] - values).max() <= np.abs(values).max() / 8, name
+        ("Q4_1", {"Q4_1": 14, "Q6_K": 1}),
+        ("IQ4_NL", {"IQ4_NL": 14, "Q6_K": 1}),
+        ("Q4_0", {"Q4_0": 14, "Q6_K": 1}),
+    ],
+)
+def test_types_are_read_back_and_wide_rows_fit(
+    source: Path, tmp_path: Path, file_type: str, expected: dict[str, int]
+) -> None:
+    target = tmp_path / f"{file_type}.gguf"
+    types = quantize_gguf(source, target, file_type)
+    stored = stored_tensors(target)
+    assert types == {tensor.name: tensor.type for tensor in stored}
+    assert of_matrices(types) == expected
+    assert types["blk.0.attn_norm.weight"] == "F32"
+    assert fallbacks(stored, file_type) == {}
+    for tensor in stored:
+        if len(tensor.shape) > 1:
+            assert tensor.bytes == matrix_bytes(tensor.type, tensor.shape)
+    exact, rounded = dequantized(source), dequantized(target)
+    for name, values in exact.items():
+        assert np.abs(rounded[name] - values).max() <= np.abs(values).max() / 7, name
+
+
+def test_a_plan_is_followed_for_every_matrix(source: Path, tmp_path: Path) -> None:
+    matrices = [tensor for tensor in stored_tensors(source) if len(tensor.shape) > 1]
+    kinds = ("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "IQ4_NL", "Q4_0", "F16", "F32")
+    plan = {tensor.name: kinds[i % len(kinds)] for i, tensor in enumerate(matrices)}
+    means = {tensor.name: np.linspace(1, 9, tensor.shape[-1], dtype=np.float32) for tensor in matrices}
+    types = quantize_by_plan(source, tmp_path / "q.gguf", plan, means)
+    assert {name: types[name] for name in plan} == plan
+    assert {types[name] for name in types.keys() - plan.keys()} == {"F32"}
+    exact, rounded = dequantized(source), dequantized(tmp_path / "q.gguf")
+    for name, kind in plan.items():
+        if not kind.startswith("F"):
+            np.testing.assert_array_equal(round_trip(exact[name], kind, means[name]), rounded[name])
+
+
+def test_plans_that_cannot_be_followed_are_refused(source: Path, tmp_path: Path) -> None:
+    plan = {tensor.name: "Q4_0" for tensor in stored_tensors(source) if len(tensor.shape) > 1}
+    narrow = make_tiny_llama(hidden_size=96, intermediate_size=192)
+    narrow.write(tmp_path / "narrow.gguf")
+    with pytest.raises(ValueError, match=r"blk.0.attn_k.weight is in only one of plan and f32.gguf"):
+        quantize_by_plan(source, tmp_path / "q.gguf", {k: v for k, v in plan.items() if ".attn_k" not in k})
+    with pytest.raises(ValueError, match=r"blocks of Q4_K do not divide rows of 96 \(blk.0.attn_q.weight\)"):
+        quantize_by_plan(
+            tmp_path / "narrow.gguf", tmp_path / "q.gguf", plan | {"blk.0.attn_q.weight": "Q4_K"}
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["narrow.gguf"]
 
 
 @pytest.mark.parametrize(("width", "mlp"), [(480, 1280), (96, 192)])
@@ -69,12 +118,15 @@ def test_rows_that_256_does_not_divide_fall_back_and_are_named(tmp_path: Path, w
     divisible = mlp % 256 == 0
     assert types["blk.0.ffn_down.weight"] == ("Q4_K" if divisible else "Q5_0")
     assert ("blk.0.ffn_down.weight" in fell_back) is not divisible
+    types = quantize_gguf(tmp_path / "f16.gguf", tmp_path / "q5.gguf", "Q5_0")
+    assert types["blk.0.attn_q.weight"] == "Q5_0"  # rows of 480 and 96 fit; the head was to be Q6_K
+    assert fallbacks(stored_tensors(tmp_path / "q5.gguf"), "Q5_0") == {"output.weight": "Q8_0"}
 
 
 def test_rows_that_32_does_not_divide_stay_f16(tmp_path: Path) -> None:
     narrow = make_tiny_llama(hidden_size=128, intermediate_size=200)
     narrow.write(tmp_path / "f32.gguf")
-    for file_type in QUANTIZED_TYPES:
+    for file_type in ("Q5_0", "Q4_K_M", "IQ4_NL"):
         types = quantize_gguf(tmp_path / "f32.gguf", tmp_path / "q.gguf", file_type)
         assert types["blk.0.ffn_down.weight"] == "F16"
         assert fallbacks(stored_tensors(tmp_path / "q.gguf"), file_type)["blk.0.ffn_down.weight"] == "F16"
@@ -102,7 +154,7 @@ def test_stock_llama_cpp_loads_the_file_and_generates(
         model.close()
 
 
-@pytest.mark.parametrize("file_type", QUANTIZED_TYPES)
+@pytest.mark.parametrize("file_type", ["Q5_0", "Q4_K_M", "IQ4_NL"])
 def test_importance_protects_the_channels_that_carry_more(
     tiny: TinyLlama, source: Path, tmp_path: Path, file_type: str
 ) -> None:
@@ -150,7 +202,7 @@ def test_importance_of_another_model_is_refused(source: Path, tmp_path: Path) ->
 def test_what_cannot_be_quantized_is_refused_in_a_sentence(
     tiny: TinyLlama, source: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="file_type: expected one of Q5_0, Q4_K_M, got 'Q2_K'"):
+    with pytest.raises(ValueError, match=r"file_type: expected one of Q8_0, Q6_K, .*, got 'Q2_K'"):
         quantize_gguf(source, tmp_path / "q.gguf", "Q2_K")
     with pytest.raises(ValueError, match="no GGUF file at"):
         quantize_gguf(tmp_path / "absent.gguf", tmp_path / "q.gguf", "Q5_0")

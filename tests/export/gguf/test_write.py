@@ -1,36 +1,14 @@
 """The GGUF writer: its tensors, its refusals, and that llama.cpp tokenizes as `tokenizers` does."""
 
 import dataclasses
-import json
-import random
-import unicodedata
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer
-from transformers import LlamaConfig, Qwen2Config
 
-from export.gguf.write import GGUF_TYPES, GgufTokenizer, LlamaShape, SpecialTokens, write_llama_gguf
-from runtime.engines.llama import tokenize
-from tests.llama_fixture import SPECIAL, TinyLlama, make_tiny_llama, train_tokenizer
-
-TEXTS = [
-    "The painting feels calm.",
-    "<|im_start|>user\nWhat do you hear?<|im_end|>\n<|im_start|>assistant\n",
-    "<image><image>Describe it, please!!!  two  spaces   three",
-    "In 1874, 3.14159 and 20 000 or ½ and Ⅷ and ٣",
-    "Où est la lumière? Ça déçoit, naïve Ærøskøbing.",
-    "🎨🔥 emoji 👩‍🎨 and 感情 and эмоция and שלום",
-    "tabs\tand\r\nwindows lines\n\n\n  indented\n",
-    "it's we've I'll you're he'd O'Neil 'quoted' \"double\" (brackets) [x] {y} <z>",
-    "trailing spaces   ",
-    "   leading",
-    " ",
-    "\n",
-    "a\u00a0b\u2003c\u200bd",
-]
+from export.gguf.write import GGUF_TYPES, GgufTokenizer, SpecialTokens, write_decoder_gguf
+from tests.llama_fixture import SPECIAL, TinyLlama, make_tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +19,7 @@ def tiny() -> TinyLlama:
 def write(
     tiny: TinyLlama, path: Path, *, tensors=None, shape=None, tokenizer=None, special=SPECIAL, file_type="F32"
 ):
-    return write_llama_gguf(
+    return write_decoder_gguf(
         path,
         tiny.tensors if tensors is None else tensors,
         tiny.shape if shape is None else shape,
@@ -75,7 +53,7 @@ def test_tensors_come_back_from_the_file(tmp_path: Path, tiny: TinyLlama, file_t
         print(f"{file_type} {theirs}: max {difference.max():.2e} mean {difference.mean():.2e}")
         assert difference.max() <= {"F32": 0.0, "F16": 2e-4, "Q8_0": 2e-3}[file_type]
     assert field(reader, "general.license") == "Apache-2.0"
-    assert field(reader, "llama.rope.freq_base") == tiny.shape.rope_theta
+    assert field(reader, "llama.rope.freq_base") == tiny.shape.rope.theta
     assert len(field(reader, "tokenizer.ggml.tokens")) == tiny.shape.vocab_size
     assert not field(reader, "tokenizer.ggml.add_bos_token")
 
@@ -139,66 +117,8 @@ def test_wrong_file_type_and_special_ids_are_refused(tmp_path: Path, tiny: TinyL
     assert not list(tmp_path.iterdir())
 
 
-def test_shape_refuses_foreign_architectures() -> None:
-    with pytest.raises(ValueError, match="expected model_type 'llama', got 'qwen2'"):
-        LlamaShape.from_config(Qwen2Config())  # pyright: ignore[reportArgumentType]
-    scaled = {"rope_theta": 10_000.0, "rope_type": "linear", "factor": 2.0}
-    with pytest.raises(ValueError, match=r"rope_type.*expected 'default', got 'linear'"):
-        LlamaShape.from_config(LlamaConfig(rope_parameters=scaled))
-    with pytest.raises(ValueError, match="attention_bias"):
-        LlamaShape.from_config(LlamaConfig(attention_bias=True))
-
-
-def test_tokenizers_that_llama_cpp_would_split_differently_are_refused(
-    tmp_path: Path, tiny: TinyLlama
-) -> None:
-    good = json.loads(tiny.tokenizer.to_str())
-    cases = {
-        "normalizer": ({"normalizer": {"type": "Lowercase"}}, "expected no normalizer or NFC"),
-        "split": ({"pre_tokenizer": {"type": "Whitespace"}}, "expected the pre_tokenizer ByteLevel"),
-        "no split": ({"pre_tokenizer": None}, "expected the pre_tokenizer ByteLevel"),
-        "model": ({"model": {"type": "Unigram"}}, "expected a byte-level BPE model, got 'Unigram'"),
-        "merges": ({"model": good["model"] | {"merges": []}}, "expected at least one merge"),
-    }
-    for change, words in cases.values():
-        with pytest.raises(ValueError, match=words):
-            write(tiny, tmp_path / "m.gguf", tokenizer=json.dumps(good | change))
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path: Path, tiny: TinyLlama) -> None:
     small = dataclasses.replace(tiny.shape, vocab_size=300)
     tensors = tiny.tensors | {"embed_tokens.weight": tiny.tensors["embed_tokens.weight"][:300]}
     with pytest.raises(ValueError, match="expected ids below vocab_size 300"):
         write(tiny, tmp_path / "m.gguf", tensors=without(tensors, "lm_head.weight"), shape=small)
-
-
-def random_texts(count: int) -> list[str]:
-    generator = random.Random(0)
-    alphabets = [
-        "abc DEF 019 .,!?'\n\t",
-        "éàüßœ ñ 12",
-        "日本語 かな 한글",
-        "🎨🎭😀👍🏽 ",
-        "¼²³ ⅳ ٤ ४",
-        "<|im_end|>\n ",
-    ]
-    return [
-        "".join(generator.choices(generator.choice(alphabets) + " ", k=generator.randint(1, 30)))
-        for _ in range(count)
-    ]
-
-
-def with_user_token(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.add_tokens([AddedToken("[angry]", special=False, normalized=False)])
-    return tokenizer
-
-
-@pytest.mark.parametrize("split_digits", [True, False])
-def test_llama_cpp_tokenises_as_tokenizers(tmp_path: Path, tiny: TinyLlama, split_digits: bool) -> None:
-    pytest.importorskip("llama_cpp", reason="needs the extra `llm`")
-    tokenizer = with_user_token(train_tokenizer(split_digits=split_digits))
-    json_path = tmp_path / "tokenizer.json"
-    tokenizer.save(str(json_path))
-    write(tiny, tmp_path / "m.gguf", tokenizer=json_path)
-    texts = [unicodedata.normalize("NFC", text) for text in [*TEXTS, "so [angry] now", *random_texts(400)]]
-    ours = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    theirs = tokenize(tmp_path / "m.gguf", texts)
-    different = [(text, a, b) for text, a, b in zip(texts, ours, theirs, strict=True) if a != b]
-    assert not different, different[:3]

@@ -6,14 +6,22 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from export.predictors import load_predictor
+from runtime.commands.ask import answer
+from runtime.messages import Reading
+from runtime.narration.speaking import Utterance
+from runtime.perception.perception import Evidence
+from runtime.perception.predictor import Tokens, open_predictor
 from tests.media import tone, write_wav, write_work
+from tests.paths import ROOT
 from vaemotion.cli.main import main
 from vaemotion.contract.prediction import Question
 from vaemotion.data.manifest.loader import Media, load_clip
 
+READY = ROOT / "models" / "vaemotion-tiny-bundle"
 OPTIONS = "rooster,sea waves,bell"
 
 
@@ -51,6 +59,30 @@ def test_free_text_about_sound_and_video(
     only = asked(capsys, small_bundle, tmp_path / "clip.mkv", "Describe it.", "--path", "visual")
     assert only["reading"]["path"] == "visual"
     assert only["probabilities"] == {}
+
+
+def test_an_answer_that_is_cut_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, question = write_work(tmp_path / "clip.mkv", 1.0), "Describe it."
+    whole = asked(capsys, READY, clip, question)
+    assert not whole["cut"]
+    cut = asked(capsys, READY, clip, question, "--tokens", 3)
+    assert cut["cut"]
+    assert whole["answer"].startswith(cut["answer"])
+    assert len(cut["answer"]) < len(whole["answer"])
+    assert main(["ask", str(READY), str(clip), question, "--tokens", "3"]) == 0
+    assert "cut at its limit; --tokens gives it more" in capsys.readouterr().out
+    assert not asked(capsys, READY, clip, question, "--options", OPTIONS, "--tokens", 1)["cut"]
+
+
+def test_a_cut_answer_is_given_as_far_as_its_last_whole_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Utterance("The sea is calm.\n\nIt is **wide**. The sk", ended=False, aborted=False)
+    monkeypatch.setattr("runtime.commands.ask.speak", lambda *_: said)
+    with open_predictor(READY) as predictor:
+        reading = Reading(1.0, 0.0, 0.0, 0.1, 0.1, {}, "visual", 0.0, None)
+        width = predictor.constants.token_width
+        none = Tokens(np.zeros((0, 1, width)), np.zeros(0), np.zeros((0, width)), 0.0)
+        result = answer(predictor, Evidence(reading, none, none), "What is it?", [], None)
+    assert (result.answer, result.cut) == ("The sea is calm. It is wide.", True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gguf
@@ -188,6 +189,65 @@ def test_greedy_generation_equals_torch_and_stops(model: LanguageModel, untied: 
     stop = next(token for token in expected[3:] if token not in expected[:3])
     result = model.generate(prompt, max_tokens=24, stop_ids=[stop, 2])
     assert result == Generation(tuple(expected[: expected.index(stop)]), complete=True, aborted=False)
+
+
+def penalties(tokens: list[int], window: int) -> dict[int, float]:
+    """Return what is taken off each token's logit: 0.8 * 1.75^(n - 2) where it would repeat n >= 2 tokens."""
+    tokens, found = tokens[-window:], {}
+    for end in range(1, len(tokens)):
+        same = 0
+        while same < end and tokens[end - 1 - same] == tokens[-1 - same]:
+            same += 1
+        if same >= 2:
+            token = tokens[end]
+            found[token] = max(found.get(token, 0.0), 0.8 * 1.75 ** (same - 2))
+    return found
+
+
+@pytest.mark.parametrize("window", [12, 60])
+def test_guarded_generation_is_greedy_behind_a_penalty_on_repeated_phrases(
+    model: LanguageModel, untied: TinyLlama, window: int
+) -> None:
+    prompt = embeddings(5)
+    rows, expected = prompt, []
+    for _ in range(60):
+        logits = untied.logits(rows)[-1].astype(np.float64)
+        for token, penalty in penalties(expected, window).items():
+            logits[token] -= penalty
+        expected.append(int(logits.argmax()))
+        rows = np.concatenate([rows, untied.token_embeddings[expected[-1:]]])
+    guarded = model.generate(prompt, max_tokens=60, stop_ids=[], repetition_tokens=window)
+    assert list(guarded.token_ids) == expected
+    plain = model.generate(prompt, max_tokens=60, stop_ids=[]).token_ids
+    assert most_repeated(plain) > most_repeated(guarded.token_ids)
+
+
+def most_repeated(tokens: tuple[int, ...]) -> int:
+    """Return how often the most frequent four tokens in a row come."""
+    return max(Counter(zip(*(tokens[k:] for k in range(4)), strict=False)).values())
+
+
+def test_the_caller_may_find_that_it_is_enough(model: LanguageModel) -> None:
+    whole = model.generate(embeddings(5), max_tokens=24, stop_ids=[]).token_ids
+    seen: list[tuple[int, ...]] = []
+
+    def is_enough(tokens: Sequence[int]) -> bool:
+        seen.append(tuple(tokens))
+        return len(tokens) == 7
+
+    result = model.generate(embeddings(5), max_tokens=24, stop_ids=[], is_enough=is_enough)
+    assert result == Generation(whole[:7], complete=False, aborted=False)
+    assert seen == [whole[: count + 1] for count in range(7)]
+
+
+def test_the_room_for_an_answer_is_what_the_context_holds(untied: TinyLlama, path: Path) -> None:
+    with LanguageModel(path, untied.token_embeddings, context_tokens=40) as model:
+        model.set_prefix(embeddings(20))
+        for rows, room in ((5, 16), (20, 1), (21, 0), (300, 0)):
+            assert model.room_tokens(rows) == room
+        assert len(model.generate(embeddings(5), max_tokens=16, stop_ids=[]).token_ids) == 16
+        with pytest.raises(LanguageModelError):
+            model.generate(embeddings(5), max_tokens=17, stop_ids=[])
 
 
 def test_sampling_is_reproducible_by_seed(model: LanguageModel) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import vaemotion.contract.audio
-import vaemotion.contract.front_end
 import vaemotion.contract.media.medium
 from runtime.clock import ManualClock
 from runtime.engines.open import Arrays, Engine
@@ -101,11 +100,7 @@ def counted_run(
     source, clock, stop = FileSource(clip), ManualClock(), Stop()
     with monkeypatch.context() as patch:
         patch.setattr(vaemotion.contract.media.medium, "to_picture", counted_conversion)
-        for module in (
-            vaemotion.contract.audio,
-            vaemotion.contract.front_end,
-        ):
-            patch.setattr(module, "log_mel", counted_log_mel)
+        patch.setattr(vaemotion.contract.audio, "log_mel", counted_log_mel)
         feed = FileFeed(source, clock)
         boxes = [Outbox("end", sink, "wait", stop)]
         presenter = FilePresenter(0.0, ControlState(), clock)

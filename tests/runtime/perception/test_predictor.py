@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from export.predictors import checkpoint_constants, checkpoint_predictor
-from runtime.engines.language_model import CONTEXT_TOKENS
 from runtime.perception.predictor import SLACK_TOKENS, Predictor, Tokens, adapter_inputs
 from tests.tiny import tiny_clip, tiny_model
 from vaemotion.contract.errors import UserError
@@ -152,7 +151,9 @@ def test_written_answers_are_the_trainings_greedy_ones_to_each_rotation(
     media = model.media_embeddings(None if visual is None else visual[:, -2 * 4 :], audio, 1)
     longest = max(len(predictor.option_ids(option)) for option in question.options)
     expected = [
-        model.generate(media, listed_question(question.text, options), max_tokens=longest + SLACK_TOKENS)[0]
+        model.generate(media, listed_question(question.text, options), max_tokens=longest + SLACK_TOKENS)[
+            0
+        ].text
         for options in rotated_options(question.options, 2)
     ]
     prediction = predictor(clip, path, [replace(question, rotations=2), question])
@@ -170,7 +171,7 @@ def test_listed_options_that_do_not_fit_the_context_are_refused_with_the_way_out
     prefix = len(predictor.token_ids(predictor.constants.prompt.prefix))
     longest = max(len(predictor.option_ids(option)) for option in CONTENT_CLASSES)
     needed = prefix + len(predictor.prompt(tokens, listed)) + longest + SLACK_TOKENS
-    assert needed < CONTEXT_TOKENS  # fifteen options fit a bundle's context
+    assert needed < model.context_tokens()  # fifteen options fit a bundle's context
     predictor.language_model.context_tokens = needed
     assert len(predictor(clip, "audio-visual", [fifteen]).written[0]) == 1
     predictor.language_model.context_tokens = needed - 1

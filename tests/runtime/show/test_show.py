@@ -365,6 +365,7 @@ def test_activity_of_frames_goes_from_none_to_one() -> None:
 
 
 @given(seed=st.integers(0, 1000), amplitude=st.floats(1e-4, 0.5), offset=st.floats(-0.3, 0.3))
+@settings(deadline=None)
 def test_a_level_is_what_the_venue_measures(seed: int, amplitude: float, offset: float) -> None:
     noise = np.random.default_rng(seed).normal(0, amplitude / 4, 16_000)
     samples = (noise + offset).astype(np.float32)

@@ -4,8 +4,10 @@ import pytest
 
 from export.components import FLOAT_TYPES
 from export.gguf.quantise import QUANTIZED_TYPES
+from export.gguf.search import TENSOR_TYPES
 from export.gguf.write import GGUF_TYPES
 from export.options import PRECISIONS as EXPORT_PRECISIONS
+from export.to_onnx import EXPORTERS
 from runtime.commands.ask import TASKS as ASK_TASKS
 from runtime.engines.open import PRECISIONS as ENGINE_PRECISIONS
 from runtime.run import PACES
@@ -15,11 +17,13 @@ from vaemotion.cli.app import (
     GgufType,
     HeldOutSplit,
     LanguageModelType,
+    OnnxExporter,
     Pace,
     PathName,
     Precision,
     Split,
     Task,
+    TensorType,
 )
 from vaemotion.contract.front_end import PATHS
 from vaemotion.data.manifest.item import QUESTION_TASKS, SPLITS
@@ -29,7 +33,9 @@ ACCEPTED = [
     (Pace, PACES),
     (EngineName, ENGINE_PRECISIONS),
     (Precision, EXPORT_PRECISIONS),
-    (GgufType, (*GGUF_TYPES, *QUANTIZED_TYPES)),
+    (OnnxExporter, EXPORTERS),
+    (GgufType, ("auto", *GGUF_TYPES, *QUANTIZED_TYPES)),
+    (TensorType, TENSOR_TYPES),
     (LanguageModelType, FLOAT_TYPES),
     (PathName, PATHS),
     (Task, ASK_TASKS),

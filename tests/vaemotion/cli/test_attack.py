@@ -68,6 +68,7 @@ def test_an_option_of_another_command_is_a_way_out_only_with_that_command() -> N
 
 OF_OTHER_PROGRAMS = {
     "--force-reinstall",
+    "--local-dir",
     "--namespace",
     "--now",
     "--system",
@@ -82,5 +83,7 @@ def test_every_option_that_the_code_names_exists() -> None:
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 text = node.value if isinstance(node, ast.Constant) else None
-                for option in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text if isinstance(text, str) else ""):
+                for option in re.findall(
+                    r"(?<![\w-])--[a-z][a-z0-9_-]+", text if isinstance(text, str) else ""
+                ):
                     assert option in known, f"{file}:{node.lineno} names {option}"

@@ -17,7 +17,6 @@ from vaemotion.contract.audio import log_mel
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     MANIFEST_FILE,
-    PIXEL_TOLERANCE,
     ROLES,
     BundleError,
     Component,
@@ -35,6 +34,7 @@ from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import prepare_frame
 from vaemotion.contract.prompts import PromptTemplate
+from vaemotion.contract.speech import UNSET, Speech
 
 FRONT_END = FrontEnd()
 
@@ -120,6 +120,14 @@ def test_a_manifest_without_names_of_emotions_has_the_nine(bundle: Path) -> None
     assert read_manifest(bundle).emotions == EMOTIONS
     edit(bundle, lambda m: m.update(emotions=["awe", "saudade"]))
     assert read_manifest(bundle).emotions == ("awe", "saudade")
+
+
+def test_a_manifest_says_as_much_of_the_speech_as_it_likes(bundle: Path) -> None:
+    assert read_manifest(bundle).speech == UNSET
+    edit(bundle, lambda m: m.pop("speech"))
+    assert read_manifest(bundle).speech == UNSET
+    edit(bundle, lambda m: m.update(speech={"question": "How does it feel?", "sentences": 1}))
+    assert read_manifest(bundle).speech == Speech("How does it feel?", sentences=1)
 
 
 @pytest.mark.parametrize("names", ["awe", ["awe"], ["awe", "Awe"], ["awe", ""], ["awe", 3], {"awe": 1}])
@@ -285,6 +293,10 @@ def test_another_schema_version_is_refused_with_the_way_out(bundle: Path, versio
         (lambda m: m["front_end"]["image"].pop("mean"), "mean"),
         (lambda m: m["front_end"]["windows"].update(frames=0), "frames"),
         (lambda m: m["prompt"].update(system="x"), "system"),
+        (lambda m: m.update(speech={"tone": "warm"}), "tone"),
+        (lambda m: m.update(speech={"sentences": 2.5}), r"speech\.sentences"),
+        (lambda m: m.update(speech={"question": "\x1b[31m"}), "question must be a text"),
+        (lambda m: m.update(speech="warm"), "manifest"),
         (lambda m: m.update(components=5), "manifest"),
         (lambda m: m.update(front_end=[]), "manifest"),
     ],
@@ -315,14 +327,17 @@ def test_the_golden_front_end_is_this_machines(bundle: Path) -> None:
     assert measured == {"log_mel": 0.0, "pixels": 0.0}
 
 
+TWO_STEPS = 2 / 255 / 0.5  # of 8 bits, in pixels normalized by a standard deviation of 0.5
+
+
 @pytest.mark.parametrize(
     ("name", "error", "refused"),
     [
         ("log_mel", 5e-4, False),
         ("log_mel", 2e-3, True),
         ("log_mel", np.nan, True),
-        ("pixels", 0.9 * PIXEL_TOLERANCE, False),
-        ("pixels", 1.1 * PIXEL_TOLERANCE, True),
+        ("pixels", 0.9 * TWO_STEPS, False),
+        ("pixels", 1.1 * TWO_STEPS, True),
     ],
 )
 def test_one_golden_value_beyond_the_tolerance_refuses_the_machine(
@@ -335,6 +350,17 @@ def test_one_golden_value_beyond_the_tolerance_refuses_the_machine(
             check_front_end(manifest, vectors)
     else:
         assert check_front_end(manifest, vectors)[name] == pytest.approx(error, rel=0.1)
+
+
+def test_pixels_with_a_smaller_deviation_may_differ_by_as_many_steps_of_8_bits(bundle: Path) -> None:
+    edit(bundle, lambda m: m["front_end"]["image"].update(std=0.25))
+    manifest, vectors = read_manifest(bundle), golden()
+    vectors["pixels/output"] = prepare_frame(vectors["pixels/picture"], manifest.front_end.image)
+    vectors["pixels/output"][0, 3, 3] += 1.8 * TWO_STEPS
+    check_front_end(manifest, vectors)
+    vectors["pixels/output"][0, 3, 3] += 0.4 * TWO_STEPS
+    with pytest.raises(BundleError, match="pixels: this machine's front end differs"):
+        check_front_end(manifest, vectors)
 
 
 def test_other_constants_than_the_golden_ones_are_noticed(bundle: Path) -> None:

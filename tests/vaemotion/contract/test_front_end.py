@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaemotion.contract.audio import SAMPLE_RATE_HZ, LogMelConfig, log_mel
+from vaemotion.contract.audio import SAMPLE_RATE_HZ, WHISPER_LOG_MEL, LogMelConfig, log_mel
 from vaemotion.contract.front_end import (
     PATHS,
     SILENT_PADDING,
@@ -137,13 +137,18 @@ def test_short_sound_is_padded_on_the_right_as_its_version_says(n_samples: int, 
     milliseconds=st.integers(0, 3000),
     frames_per_s=st.sampled_from([5, 10, 12.5, 24, 25, 30, 60]),
     path=st.sampled_from(PATHS),
+    log_mel=st.sampled_from([FRONT_END.log_mel, WHISPER_LOG_MEL]),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_window_of_a_longer_clip_equals_that_of_the_clip_cut_there(
-    milliseconds: int, frames_per_s: float, path: str
+    milliseconds: int, frames_per_s: float, path: str, log_mel: LogMelConfig
 ) -> None:
-    now_s, clip = milliseconds / 1000, clip_of(3.0, frames_per_s)
-    whole, stream = (window_at(c, now_s, path, FRONT_END) for c in (clip, cut(clip, now_s)))
+    now_s, clip, front_end = (
+        milliseconds / 1000,
+        clip_of(3.0, frames_per_s),
+        replace(FRONT_END, log_mel=log_mel),
+    )
+    whole, stream = (window_at(c, now_s, path, front_end) for c in (clip, cut(clip, now_s)))
     assert shown_levels(whole) == shown_levels(stream)
     np.testing.assert_array_equal(whole.frame_ages_s, stream.frame_ages_s)
     np.testing.assert_allclose(whole.log_mel, stream.log_mel, atol=1e-6)
@@ -183,10 +188,22 @@ def test_a_window_holds_no_more_sound_than_fits() -> None:
     ]
 
 
-@pytest.mark.parametrize("version", [ZERO_PADDING, SILENT_PADDING])
-def test_the_front_end_survives_its_dictionary(version: int) -> None:
-    front_end = replace(FRONT_END, version=version)
+@pytest.mark.parametrize(
+    "front_end",
+    [
+        replace(FRONT_END, version=ZERO_PADDING),
+        replace(FRONT_END, version=SILENT_PADDING),
+        replace(FRONT_END, log_mel=WHISPER_LOG_MEL),
+    ],
+)
+def test_the_front_end_survives_its_dictionary(front_end: FrontEnd) -> None:
     assert FrontEnd.from_dict(front_end.to_dict()) == front_end
+
+
+def test_what_was_stored_before_there_were_kinds_of_log_mel_is_kaldis() -> None:
+    values = FRONT_END.to_dict()
+    del values["log_mel"]["kind"]
+    assert FrontEnd.from_dict(values) == FRONT_END
 
 
 def test_what_was_stored_before_there_were_versions_is_of_version_1() -> None:

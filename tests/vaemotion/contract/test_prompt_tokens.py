@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 from runtime.perception.predictor import Tokens, open_predictor
 from tests.tiny import tiny_tokenizer
 from vaemotion.contract.prompt_tokens import PromptTokens
-from vaemotion.contract.prompts import SMOLVLM2, PromptTemplate, listed_question
+from vaemotion.contract.prompts import PromptTemplate, listed_question
 from vaemotion.model.checkpoint import load_checkpoint
 
 CHATML = PromptTemplate(
@@ -34,7 +34,14 @@ def chatml_tokenizer() -> Tokenizer:
 
 
 TOKENIZERS = {"tiny": (tiny_tokenizer(), PromptTemplate()), "ChatML": (chatml_tokenizer(), CHATML)}
-TOKENIZERS["SmolVLM2"] = (TOKENIZERS["ChatML"][0], SMOLVLM2)
+TOKENIZERS["SmolVLM2"] = (
+    TOKENIZERS["ChatML"][0],
+    PromptTemplate(
+        before_picture="<fake_token_around_image><global-img>",
+        after_picture="<fake_token_around_image>",
+        question="{question}<end_of_utterance>\nAssistant:",
+    ),
+)
 ADDED = {
     name: [t.content for t in pair[0].get_added_tokens_decoder().values()]
     for name, pair in TOKENIZERS.items()
@@ -122,3 +129,19 @@ def test_the_device_and_torch_see_the_same_tokens(
     assert batch.ids[batch.answer].tolist() == options == model.option_ids(text)
     assert options.count(model.stop_id) == 1
     assert batch.ids[0, : len(asked)].tolist() == model.question_ids(text)
+
+
+def test_a_windows_tokens_are_those_that_a_prompt_has_before_its_question(small_bundle: Path) -> None:
+    with open_predictor(small_bundle) as predictor:
+        constants, windows = predictor.constants, predictor.constants.front_end.windows
+        frames, width = windows.language_frames, constants.token_width
+        tokens = Tokens(
+            np.zeros((frames, constants.tokens_per_frame, width), np.float32),
+            np.zeros(frames, np.float32),
+            np.zeros((constants.audio_tokens, width), np.float32),
+            0.0,
+        )
+        whole = len(predictor.token_ids(constants.prompt.prefix)) + len(predictor.prompt(tokens, "Which?"))
+        counted = PromptTokens(predictor.tokenizer, constants.prompt)
+        window = counted.of_window(frames, constants.tokens_per_frame, constants.audio_tokens)
+        assert window == whole - len(counted.of_question("Which?"))

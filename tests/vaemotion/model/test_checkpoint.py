@@ -265,7 +265,7 @@ def test_a_file_outside_the_folder_is_never_read(checkpoint: Path, path: str) ->
         lambda c: c["model"].pop("front_end"),
         lambda c: c["model"]["front_end"]["log_mel"].update(dither=1),
         lambda c: c["model"]["adapter"].update(color="red"),
-        lambda c: c["model"]["audio"]["encoder"].update(kind="whisper"),
+        lambda c: c["model"]["audio"]["encoder"].update(kind="wav2vec2"),
         lambda c: c["model"].update(prompt=None),
         lambda c: c["model"].update(vlm=None),
     ],

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tests.tiny import tiny_config, tiny_model
 from vaemotion.model.checkpoint import read_config, save_checkpoint
-from vaemotion.model.vaemotion_llm import MissingPartError, VAEmotionLLM
+from vaemotion.model.vaemotion_llm import Media, MissingPartError, VAEmotionLLM
 from vaemotion.training.vg_align import with_audio_pathway
 
 QUESTIONS = ["What is this?", "Which emotion does it express?", "Describe it."]
 ANSWERS = ["rooster", "awe", "a sea waves, very calm and unpleasant"]
 
 
-def media(model: VAEmotionLLM, batch: int = 3, *, audio: bool = True) -> Tensor:
+def media(model: VAEmotionLLM, batch: int = 3, *, audio: bool = True) -> Media:
     generator = torch.Generator().manual_seed(0)
     visual = torch.randn(batch, 8, model.width, generator=generator)
     tokens = torch.randn(batch, 5, model.width, generator=generator) if audio else None
@@ -57,9 +57,9 @@ def test_answer_logits_are_those_of_the_position_before_each_answer_token() -> N
     start = 0
     for row in range(3):
         ids = text.ids[row, text.mask[row]]
-        full = plain_logits(model, torch.cat([before[row], model.embed(ids)]))
+        full = plain_logits(model, torch.cat([before.embeddings[row], model.embed(ids)]))
         n_answer = int(text.answer[row].sum())
-        first = before.shape[1] + len(ids) - n_answer  # where the first answer token stands
+        first = before.embeddings.shape[1] + len(ids) - n_answer  # where the first answer token stands
         by_hand = torch.stack([full[first + k - 1] for k in range(n_answer)])
         torch.testing.assert_close(logits[start : start + n_answer], by_hand, atol=1e-4, rtol=1e-4)
         unshifted = full[first : first + n_answer]
@@ -96,8 +96,8 @@ def test_an_answer_without_a_question_is_predicted_from_the_media() -> None:
     before = media(model, 1)
     with torch.no_grad():
         logits = model.answer_logits(before, bare)
-    full = plain_logits(model, torch.cat([before[0], model.embed(bare.ids[0])]))
-    torch.testing.assert_close(logits, full[before.shape[1] - 1 : -1], atol=1e-4, rtol=1e-4)
+    full = plain_logits(model, torch.cat([before.embeddings[0], model.embed(bare.ids[0])]))
+    torch.testing.assert_close(logits, full[before.embeddings.shape[1] - 1 : -1], atol=1e-4, rtol=1e-4)
 
 
 def test_media_stand_in_order_prefix_visual_delimiter_audio_delimiter() -> None:
@@ -106,15 +106,15 @@ def test_media_stand_in_order_prefix_visual_delimiter_audio_delimiter() -> None:
     delimiters = model.audio_pathway.delimiters
     prefix = model.embed(torch.tensor(model.token_ids("<|im_start|>User:")))
     n = len(prefix)
-    whole = model.media_embeddings(visual, audio, 2)
+    whole = model.media_embeddings(visual, audio, 2).embeddings
     assert whole.shape == (2, n + 3 + 1 + 4 + 1, model.width)
     assert torch.equal(whole[1, :n], prefix)
     assert (whole[1, n : n + 3] == 5).all()
     assert torch.equal(whole[1, n + 3], delimiters[0])
     assert (whole[1, n + 4 : n + 8] == 7).all()
     assert torch.equal(whole[1, n + 8], delimiters[1])
-    assert torch.equal(model.media_embeddings(None, audio, 2)[:, n:], whole[:, n + 3 :])
-    assert torch.equal(model.media_embeddings(visual, None, 2), whole[:, : n + 3])
+    assert torch.equal(model.media_embeddings(None, audio, 2).embeddings[:, n:], whole[:, n + 3 :])
+    assert torch.equal(model.media_embeddings(visual, None, 2).embeddings, whole[:, : n + 3])
 
 
 def greedily(model: VAEmotionLLM, before: Tensor, question: str, max_tokens: int) -> str:
@@ -132,8 +132,8 @@ def greedily(model: VAEmotionLLM, before: Tensor, question: str, max_tokens: int
 def test_greedy_generation_equals_a_full_evaluation_at_every_step() -> None:
     model = tiny_model()
     before = media(model)
-    generated = model.generate(before, QUESTIONS[0], max_tokens=12)
-    assert generated == [greedily(model, row, QUESTIONS[0], 12) for row in before]
+    generated = [answer.text for answer in model.generate(before, QUESTIONS[0], max_tokens=12)]
+    assert generated == [greedily(model, row, QUESTIONS[0], 12) for row in before.embeddings]
     assert len(set(generated)) > 1  # the media matter, or the test could not fail
 
 
@@ -143,13 +143,15 @@ def test_each_row_stops_at_its_own_stop_token() -> None:
     with torch.no_grad():  # make "stop" likely enough for rows to end at different lengths
         for seed in range(200):
             torch.manual_seed(seed)
-            model.base.model.get_input_embeddings().weight[model.stop_id] = torch.randn(model.width) * 0.4
-            expected = [greedily(model, row, QUESTIONS[0], 10) for row in before]
+            model.backbone.embedding.weight[model.stop_id] = torch.randn(model.width) * 0.4
+            expected = [greedily(model, row, QUESTIONS[0], 10) for row in before.embeddings]
             if len({len(model.token_ids(text)) for text in expected}) > 2 and "" in expected:
                 break
     assert len(set(expected)) > 2
     assert "" in expected
-    assert model.generate(before, QUESTIONS[0], max_tokens=10) == expected
+    answers = model.generate(before, QUESTIONS[0], max_tokens=10)
+    assert [answer.text for answer in answers] == expected
+    assert {answer.whole for answer in answers} == {True, False}  # some are cut
 
 
 def test_sampling_follows_the_seed_and_is_not_greedy() -> None:

@@ -51,8 +51,8 @@ class Heard(Objective):
 
     def forward(self, batch: Tensor) -> tuple[Tensor, LossTerms]:
         tokens = self.model.audio_pathway(batch)  # (B, N_a, D)
-        hidden = self.model.base.model.text_model(inputs_embeds=tokens).last_hidden_state
-        logits = self.model.base.lm_head(hidden)  # (B, N_a, vocab)
+        hidden = self.model.backbone.decoder(inputs_embeds=tokens).last_hidden_state
+        logits = self.model.backbone.head(hidden)  # (B, N_a, vocab)
         targets = torch.arange(logits.shape[1]).expand(len(logits), -1)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
         return loss, {"part": loss}
@@ -80,7 +80,7 @@ def train(out: Path, *words: str) -> None:
 def sharded(model: VAEmotionLLM) -> Heard:
     """Return an objective whose parameters are shared out among all processes, layer by layer."""
     objective, mesh = Heard(model), init_device_mesh("cpu", (process_state().num_processes,))
-    for layer in model.base.model.text_model.layers:
+    for layer in model.backbone.decoder.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(objective, mesh=mesh)
     return objective
@@ -155,7 +155,7 @@ def load_base(objective: Heard, source: VAEmotionLLM) -> None:
 
 
 def tied(model: VAEmotionLLM) -> bool:
-    return model.base.lm_head.weight is model.base.model.get_input_embeddings().weight
+    return model.backbone.tied
 
 
 def main(task: str, out: str, *words: str) -> None:

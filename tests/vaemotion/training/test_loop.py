@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vaemotion.contract.errors import UserError
+from vaemotion.training import loop
 from vaemotion.training.config import Optimisation
 from vaemotion.training.loop import STATE_FILE, Objective, TrainingRun, fit, learning_rate_factor, seeded
 
@@ -78,6 +79,7 @@ def train(
 BESIDE_OPENCV = """
 import sys; from dataclasses import replace; from pathlib import Path
 import cv2, numpy as np, torch
+from vaemotion.training import loop
 from vaemotion.training.config import Optimisation
 from vaemotion.training.loop import Objective, TrainingRun, fit
 
@@ -329,3 +331,23 @@ def test_neighbouring_seeds_draw_unlike_numbers() -> None:
     assert (torch.corrcoef(draws) - torch.eye(20)).abs().max() < 0.15
     assert torch.equal(torch.randn(3, generator=seeded(0, 1)), torch.randn(3, generator=seeded(0, 1)))
     assert not torch.equal(torch.randn(3, generator=seeded(0, 1)), torch.randn(3, generator=seeded(1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx2": True}, "no"),
+        ({"amx_bf16": False}, "no"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"bf16": True}, "bf16"),
+    ],
+)
+def test_bfloat16_is_used_only_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert loop.precision_here("bf16") == precision
+    assert loop.precision_here("no") == "no"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert loop.precision_here("bf16") == "bf16"

@@ -2,74 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from transformers import (
-    ASTConfig,
-    ASTModel,
-    SmolVLMConfig,
-    SmolVLMForConditionalGeneration,
-)
+from safetensors.torch import load_file, save_file
 
-from tests.tiny import CONFIG_FILE, SMALL, tiny_config, tiny_tokenizer
+from tests.published_folders import write_ast, write_vlm
+from tests.tiny import CONFIG_FILE, SMALL, tiny_config
 from vaemotion.cli.main import main
 from vaemotion.contract.bundle import sha256_of
-from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.model.audio_encoders import AstEncoder
 from vaemotion.model.checkpoint import CheckpointError, load_checkpoint, read_config, save_checkpoint
 from vaemotion.model.pretrained import pretrained_audio_encoder, pretrained_base
-from vaemotion.training.base_vlm import vlm_config
-from vaemotion.training.config import read_training_config
 
-AST = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_length": 100,
-    "num_mel_bins": 32,
-}
+SIDE = "image.side_px=48"
+
+
+def front_end(*overrides: str) -> FrontEnd:
+    config = tiny_config(SIDE, *overrides)
+    return FrontEnd(config.log_mel, config.image, config.windows)
 
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a random SmolVLM as its authors save theirs."""
-    folder = tmp_path_factory.mktemp("vlm")
-    tokenizer = Tokenizer.from_str(tiny_tokenizer().to_str())
-    tokenizer.add_special_tokens(["<fake_token_around_image>", "<global-img>"])
-    size = replace(tiny_config().vlm, vocabulary=tokenizer.get_vocab_size())
-    torch.manual_seed(3)
-    SmolVLMForConditionalGeneration(SmolVLMConfig(**vlm_config(size, 24))).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return write_vlm(tmp_path_factory.mktemp("published") / "SmolVLM2-256M")
 
 
 @pytest.fixture(scope="module")
 def ast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a random AST as its authors save theirs."""
-    folder = tmp_path_factory.mktemp("ast")
-    torch.manual_seed(4)
-    ASTModel(ASTConfig(**AST)).save_pretrained(folder)
-    return folder
+    return write_ast(tmp_path_factory.mktemp("published") / "ast")
 
 
-def align(vlm: Path, ast: Path, settings: list[str]) -> int:
+def align(vlm: Path, ast: Path, settings: list[str], *words: str) -> int:
     """Run ``vaemotion train align`` from both folders and return the exit code."""
-    words = [word for setting in settings for word in ("--set", setting)]
+    changes = [word for setting in settings for word in ("--set", setting)]
     folders = ["--vlm", str(vlm), "--audio-encoder", str(ast)]
-    return main(["train", "align", "--config", str(CONFIG_FILE), *words, *folders])
+    return main(["train", "align", "--config", str(CONFIG_FILE), *changes, *folders, *words])
 
 
 def short_run(runs: Path) -> list[str]:
     """Return the settings of a training of one step."""
     return [
         *SMALL,
+        SIDE,
         "windows.audio_window_s=2.0",
         f"runs={runs}",
         "align.clips=['art:4']",
@@ -83,15 +62,15 @@ def short_run(runs: Path) -> list[str]:
 def test_stage_1_starts_from_both_and_leaves_the_base_as_it_was(vlm: Path, ast: Path, tmp_path: Path) -> None:
     assert align(vlm, ast, [*short_run(tmp_path), "align.optimisation.learning_rate=1e-6"]) == 0
     model = load_checkpoint(tmp_path / "align")
-    source = SmolVLMForConditionalGeneration.from_pretrained(vlm).state_dict()
+    source = load_file(vlm / "model.safetensors")
     # The base is stored in float16 and otherwise unchanged.
     for name, tensor in model.base.state_dict().items():
         assert torch.equal(tensor, source[name].half().float()), name
     assert isinstance(model.audio_pathway.encoder, AstEncoder)
-    original = ASTModel.from_pretrained(ast).state_dict()
-    for name, tensor in model.audio_pathway.encoder.ast.state_dict().items():
+    original = pretrained_audio_encoder(ast, front_end("windows.audio_window_s=2.0"))[1]
+    for name, tensor in model.audio_pathway.encoder.state_dict().items():
         assert torch.allclose(tensor, original[name], atol=2e-3), name  # one tiny step, and float16
-    assert model.audio_pathway(torch.zeros(1, 100, 32)).shape[2] == 64
+    assert model.audio_pathway(torch.zeros(1, 100, 32)).shape[2] == model.width
 
 
 def test_a_checkpoint_names_its_base_and_holds_only_trained_parts(
@@ -128,64 +107,56 @@ def test_a_checkpoint_names_its_base_and_holds_only_trained_parts(
         load_checkpoint(checkpoint)
 
 
+def test_a_merged_base_is_stored_with_the_checkpoint(vlm: Path, ast: Path, tmp_path: Path) -> None:
+    """No folder holds it, so the checkpoint must; it is loaded again bit for bit."""
+    module = "model.text_model.layers.0.self_attn.o_proj"
+    stored = load_file(vlm / "model.safetensors")[module + ".weight"].float()
+    torch.manual_seed(1)
+    a, b = torch.randn(2, stored.shape[1]), torch.randn(stored.shape[0], 2)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4}))
+    prefix = f"base_model.model.{module}.lora_"
+    save_file({f"{prefix}A.weight": a, f"{prefix}B.weight": b}, adapter / "adapter_model.safetensors")
+
+    assert align(vlm, ast, short_run(tmp_path), "--adapter", str(adapter)) == 0
+    checkpoint = tmp_path / "align"
+    assert (checkpoint / "base.safetensors").is_file()
+    assert read_config(checkpoint)["lineage"]["base"] == {"pretrained": vlm.name, "adapter": "adapter"}
+    loaded, merged = load_checkpoint(checkpoint), pretrained_base(vlm, front_end(), adapter)
+    assert all(
+        torch.equal(tensor, merged.base.state_dict()[name])
+        for name, tensor in loaded.base.state_dict().items()
+    )
+    expected = (stored + 2 * b @ a).half().float()
+    torch.testing.assert_close(loaded.base.state_dict()[module + ".weight"], expected, atol=1e-2, rtol=1e-3)
+
+
+def test_an_adapter_without_a_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "align", "--config", str(CONFIG_FILE), "--adapter", str(tmp_path)]
+    assert main(words) == 2
+    assert "--adapter goes with --vlm FOLDER" in capsys.readouterr().err
+
+
+def test_a_folder_that_does_not_fit_is_told_in_one_sentence(
+    vlm: Path, ast: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert align(vlm, ast, [*SMALL, SIDE, f"runs={tmp_path}"]) == 2
+    assert "takes 100 frames of 32 mels, the configuration gives 50 of 32" in capsys.readouterr().err
+    assert align(ast, ast, [*SMALL, SIDE, f"runs={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "has model type 'audio-spectrogram-transformer'" in error
+    assert "LOAD REPORT" not in error
+
+
 def test_frames_stand_between_the_special_tokens_of_smolvlm2(vlm: Path) -> None:
     """The order is that of SmolVLM's own processor: fake, global, one place for each visual token, fake."""
-    config = tiny_config()
-    model = pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows)).eval()
-    visual = torch.randn(1, 8, 64)  # two frames of four tokens
+    model = pretrained_base(vlm, front_end()).eval()
+    visual = torch.randn(1, 8, model.width)  # two frames of four tokens
     image = "<image>" * 4
     text = "<|im_start|>User:" + 2 * f"<fake_token_around_image><global-img>{image}<fake_token_around_image>"
     expected = model.embed(torch.tensor([model.token_ids(text)]))
     places = torch.tensor([model.token_ids(text)]) == model.token_ids("<image>")[0]
     assert places.sum() == 8
     expected = expected.masked_scatter(places[..., None], visual)
-    assert torch.equal(model.media_embeddings(visual, None, 1), expected)
-
-
-def test_our_vision_encoder_gives_the_tokens_of_the_vlms_own(vlm: Path) -> None:
-    config = tiny_config()
-    model = pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows)).eval()
-    source = SmolVLMForConditionalGeneration.from_pretrained(vlm).half().float().eval()  # as it is shipped
-    pixels = torch.randn(1, 3, 24, 24)
-    with torch.no_grad():
-        expected = source.model.get_image_features(pixels[None]).pooler_output[0]
-        assert torch.allclose(model.vision(pixels)[0], expected.reshape(4, 64), atol=1e-5)
-
-
-def test_another_image_side_names_the_setting_that_helps(vlm: Path) -> None:
-    config = tiny_config("image.side_px=48")
-    with pytest.raises(UsageError, match=r"add --set image\.side_px=24"):
-        pretrained_base(vlm, FrontEnd(config.log_mel, config.image, config.windows))
-
-
-def test_folders_of_other_models_are_refused_by_their_type(vlm: Path, ast: Path, tmp_path: Path) -> None:
-    config = tiny_config()
-    with pytest.raises(UsageError, match="'audio-spectrogram-transformer', expected 'smolvlm'"):
-        pretrained_base(ast, FrontEnd(config.log_mel, config.image, config.windows))
-    with pytest.raises(UsageError, match="expected 'audio-spectrogram-transformer'"):
-        pretrained_audio_encoder(vlm)
-    with pytest.raises(UsageError, match=r"holds no readable config\.json"):
-        pretrained_audio_encoder(tmp_path)
-    (tmp_path / "config.json").write_text((ast / "config.json").read_text())
-    with pytest.raises(UsageError, match="its weights cannot be loaded"):
-        pretrained_audio_encoder(tmp_path)
-
-
-def test_an_audio_encoder_that_does_not_fit_the_front_end_is_refused_with_both_sizes(
-    vlm: Path, ast: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert align(vlm, ast, [*SMALL, f"runs={tmp_path}"]) == 2
-    assert "takes 100 frames of 32 mels, the configuration gives 50 of 32" in capsys.readouterr().err
-
-
-def test_the_shipped_configuration_fits_the_published_models() -> None:
-    """SmolVLM2-500M takes 512 px, AST 1024 frames of 128 mels, normalized as by its feature extractor."""
-    config = read_training_config(CONFIG_FILE.with_name("smolvlm2-500m-ast.toml"))
-    front_end = FrontEnd(config.log_mel, config.image, config.windows)
-    published = ASTConfig()  # its defaults
-    assert config.image.side_px == 512
-    assert (front_end.audio_window_frames, config.log_mel.n_mels) == (
-        published.max_length,
-        published.num_mel_bins,
-    )
-    assert (config.log_mel.mean, config.log_mel.std) == (-4.2677393, 4.5689974)
+    assert torch.equal(model.media_embeddings(visual, None, 1).embeddings, expected)

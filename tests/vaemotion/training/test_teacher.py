@@ -25,7 +25,6 @@ from vaemotion.training.teacher import (
     answer_divergence,
     is_named,
     kept_repeats,
-    last_state,
     mean_level,
     teach,
 )
@@ -58,8 +57,8 @@ def test_the_answers_are_the_teachers_own_and_some_are_sampled(model: VAEmotionL
         window, count = int(lessons.window[lesson]), int(lessons.frame_count[lesson])
         media = model.media_embeddings(windows.visual_tokens([window], count), None, 1)
         question = BANK.audible[lessons.question[lesson]].text
-        [said] = model.generate(media, question, max_tokens=teacher.ANSWER_TOKENS)
-        greedy += said == lessons.answers[lessons.answer[lesson]]
+        [said] = model.generate(media, question)
+        greedy += said.text == lessons.answers[lessons.answer[lesson]]
     assert len(lessons) // 4 <= greedy < len(lessons)
     assert {q.text for q in BANK.questions} - {q.text for q in BANK.audible} == {prompts.PALETTE.text}
 
@@ -71,10 +70,10 @@ def test_what_it_thinks_of_a_clip_is_read_from_its_frames(model: VAEmotionLLM, t
     torch.testing.assert_close(lessons.affect[:, 0], expected)
     assert (lessons.affect.abs() <= 0.8).all()  # between the lowest level's middle and the highest's
     torch.testing.assert_close(
-        lessons.hidden.float(), last_state(model, media, BANK.content.text), atol=2e-2, rtol=1e-2
+        lessons.hidden.float(), model.last_state(media, BANK.content.text), atol=2e-2, rtol=1e-2
     )
-    names = model.generate(media, BANK.content.text, max_tokens=teacher.ANSWER_TOKENS)
-    assert [lessons.answers[name] for name in lessons.name] == names
+    names = model.generate(media, BANK.content.text)
+    assert [lessons.answers[name] for name in lessons.name] == [name.text for name in names]
 
 
 def test_a_killed_run_goes_on_where_it_was_and_asks_nothing_twice(
@@ -136,11 +135,39 @@ def test_other_bounds_read_the_same_answers_and_count_what_they_leave_out(
     _, everything = teach(model, store(tmp_path, model), 0)
     assert everything.incoherent == everything.empty == everything.repeated == 0
     files = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
-    with pytest.raises(UserError, match=r"teaches nothing about 6 clips: .* 18 answers empty"):
+    with pytest.raises(UserError, match=r"(\d+) of \1 answers are the same without a picture; .*empty_bits"):
         teach(model, store(tmp_path, model, stage=replace(OPEN, empty_bits=1.0)), 0)
-    with pytest.raises(UserError, match="6 were incoherent"):
+    with pytest.raises(UserError, match=r"6 of 6 clips look like something else .*incoherent_bits"):
         teach(model, store(tmp_path, model, stage=replace(OPEN, incoherent_bits=-1.0)), 0)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == files
+
+
+def test_answers_without_their_end_are_counted_and_teach_nothing(
+    model: VAEmotionLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = property(lambda model: tuple(range(0, model.vocabulary, 60)))
+    monkeypatch.setattr(VAEmotionLLM, "stop_ids", rare)
+    _, lessons = teach(model, store(tmp_path, model), 0)
+    assert lessons.cut > 0 < len(lessons)
+    assert lessons.summary()["answers_filtered_as_cut"] == lessons.cut
+    monkeypatch.setattr(VAEmotionLLM, "stop_ids", property(lambda model: (model.vocabulary - 1,)))
+    with pytest.raises(UserError, match=r"18 of 18 answers did not end within 48 tokens; .*align\.questions"):
+        teach(model, store(tmp_path / "never", model), 0)
+
+
+def test_a_teacher_that_gives_all_clips_one_name_ends_the_run(model: VAEmotionLLM, tmp_path: Path) -> None:
+    _, lessons = teach(model, store(tmp_path, model), 0)
+    alike = replace(lessons, name=np.zeros(30, np.int32))
+    with pytest.raises(UserError, match=r"calls all 30 clips .* no content can be learned"):
+        teacher.refuse_useless(alike)
+    teacher.refuse_useless(replace(lessons, name=np.arange(30, dtype=np.int32) % 2))
+
+
+def test_a_pretrained_teacher_is_asked_for_short_answers() -> None:
+    bank = read_question_bank(pretrained=True)
+    assert bank.name == "questions.pretrained.toml"
+    assert sum(question.share for question in bank.audible) == pytest.approx(1)
+    assert all("one" in question.text for question in bank.questions)
 
 
 def test_divergence_is_the_largest_along_the_answer(model: VAEmotionLLM) -> None:

@@ -105,7 +105,7 @@ def random_projector(model: VAEmotionLLM, visual_token_norm: float, seed: int) -
         torch.manual_seed(seed)
         pathway = AudioPathway(trained.config, model.width)
     pathway.encoder.load_state_dict(trained.encoder.state_dict())
-    text_norm = model.base.model.get_input_embeddings().weight.norm(dim=-1).mean().item()
+    text_norm = model.backbone.embedding.weight.norm(dim=-1).mean().item()
     pathway.match_norm(visual_token_norm, text_norm)
     return pathway.to(model.device).eval()
 

@@ -55,5 +55,6 @@ def greedy_answers(model: VAEmotionLLM, audio: Tensor, question: str) -> list[st
     answers: list[str] = []
     for chunk in _chunks(len(audio)):
         tokens = audio[chunk]
-        answers += model.generate(model.media_embeddings(None, tokens, len(tokens)), question)
+        media = model.media_embeddings(None, tokens, len(tokens))
+        answers += [answer.text for answer in model.generate(media, question)]
     return answers

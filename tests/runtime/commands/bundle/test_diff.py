@@ -83,6 +83,7 @@ def test_an_added_precision_is_listed_with_its_license(compare: Any) -> None:
         ("front end", "image.mean", lambda m: m["front_end"]["image"].update(mean=0.25), "0.25"),
         ("prompt and tokens", "prefix", lambda m: m["prompt"].update(prefix="Sir:"), "Sir:"),
         ("prompt and tokens", "stop_token_ids", lambda m: m.update(stop_token_ids=[7]), "[7]"),
+        ("prompt and tokens", "context_tokens", lambda m: m.update(context_tokens=300), "300"),
         ("prompt and tokens", "emotions", lambda m: m["emotions"].__setitem__(0, "joy"), "9 entries"),
         ("weights", "tokenizer", lambda m: entry_of(m, "tokenizer").update(sha256="f" * 64), "ffffffffffff"),
     ],

@@ -10,7 +10,9 @@ import pytest
 from runtime.commands.soak.devices import GroundTruth
 from runtime.commands.soak.faults import Fault
 from runtime.commands.soak.observer import Observer, resident_mb, slope_mb_per_h
-from runtime.messages import Narration, Reading, Status
+from runtime.messages import End, Narration, Reading, Status
+
+END = End(4.0, "source ended", "2026-01-01T00:00:00+00:00", 4.0, 0, 1, {}, narrations_withheld={"cut": 2})
 
 
 def reading(time_s: float, path: str) -> Reading:
@@ -104,11 +106,11 @@ def test_states_memory_and_narrations_are_counted() -> None:
     ):
         observer.publish(status(time_s, state, narrator))
     observer.publish(Narration(2.0, 1.5, "A storm.", True))
-    observer.publish(Narration(3.0, 1.5, "A", False))
+    observer.publish(END)
     assert observer.states_s == {"empty": 1, "engaged": 2, "muted": 1}
     assert observer.state_changes == 2
     assert observer.narrator_s == {"on": 2, "slowed": 1, "off": 1}
-    assert (observer.narrations, observer.incomplete) == (2, 1)
+    assert (observer.narrated().narrations, observer.narrated().narrations_withheld) == (1, {"cut": 2})
     assert [hour for hour, _ in observer.memory] == [0, 0.00028, 0.00056, 0.00083]
     assert 10 < resident_mb() < 100_000
 

@@ -59,7 +59,8 @@ def test_a_short_soak_has_every_fault_and_passes(soaks: list[dict[str, Any]]) ->
     assert all(count > 0 for count in found["paths"].values())
     assert set(found["states_s"]) >= {"muted", "degraded"}
     assert {"on", "slowed"} <= set(found["narrator_s"])  # the heat
-    assert found["narrations"] > 3
+    # A random model says no whole sentence.
+    assert found["narrations"] + sum(found["narrations_withheld"].values()) > 3
     assert found["slope_mb_per_h"] is not None
     assert 0 < found["clock_error_ms"] < 20
     assert found["missed_narrating"] <= found["missed"]

@@ -319,7 +319,7 @@ def test_options_are_scored_as_the_device_scores_them() -> None:
     ]
     question = reference.embed(model.token_ids(model.template.question_text(prompts.CONTENT.text)))
     for row in range(2):
-        reference.set_prefix(media[row].detach().numpy())
+        reference.set_prefix(media.embeddings[row].detach().numpy())
         expected = reference.score(question, ids)
         difference = np.abs(got[row] - expected)
         print(f"maximum {difference.max():.2e}, mean {difference.mean():.2e}")

@@ -1,0 +1,1 @@
+"""``vaemotion assemble``: a bundle of parts that were trained elsewhere."""
