@@ -68,6 +68,7 @@ def test_an_option_of_another_command_is_a_way_out_only_with_that_command() -> N
 
 OF_OTHER_PROGRAMS = {
     "--force-reinstall",
+    "--dim_param",
     "--local-dir",
     "--namespace",
     "--now",
