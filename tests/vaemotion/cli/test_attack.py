@@ -69,13 +69,14 @@ def test_an_option_of_another_command_is_a_way_out_only_with_that_command() -> N
 OF_OTHER_PROGRAMS = {
     "--force-reinstall",
     "--dim_param",
+    "--dim_value",
     "--local-dir",
     "--namespace",
     "--now",
     "--system",
     "--use_fsdp",
     "--fsdp_version",
-}  # pip, journalctl, systemctl, useradd, accelerate
+}  # pip, journalctl, systemctl, useradd, accelerate, hf, onnxruntime
 
 
 def test_every_option_that_the_code_names_exists() -> None:
