@@ -7,9 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does, before anything loads OpenMP
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+settings.register_profile("suite", deadline=None)  # time never decides a test
+settings.load_profile("suite")
 
 TESTS = Path(__file__).parent
 # The longest files first, so that no worker begins one of them when the other is nearly done.
