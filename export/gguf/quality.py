@@ -138,15 +138,3 @@ class GgufJudge:
                 logits[position : position + len(rows)] = rows
                 position += len(rows)
         return logits
-
-
-def gguf_quality(
-    reference: Path,
-    quantized: Path,
-    token_embeddings: Floats,
-    prompts: Sequence[npt.NDArray[np.float32]],
-    *,
-    uncounted_rows: int | Sequence[int] = 0,
-) -> KlReport:
-    """Run prompts (n, D) through both files and compare them; see `GgufJudge`."""
-    return GgufJudge(reference, token_embeddings, prompts, uncounted_rows=uncounted_rows)(quantized)

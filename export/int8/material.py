@@ -5,7 +5,7 @@ In: procedural art, or held-out media of the user's own. Out: a `Material`, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -201,11 +201,6 @@ def stream_inputs(clip: Clip, front_end: FrontEnd) -> list[EncoderInputs]:
     hop_s, path = front_end.windows.frame_hop_s, paths_of(clip)[-1]
     first = encode_count(_first_reading_s(front_end), hop_s)
     return [window_at(clip, (first + step) * hop_s, path, front_end) for step in range(STREAM_READINGS)]
-
-
-def rated_works(items: Sequence[Item]) -> int:
-    """Count works with a label of valence or arousal that a person gave."""
-    return len({item.work_id for item in items if is_rated(item)})
 
 
 def is_rated(item: Item) -> bool:

@@ -373,18 +373,10 @@ class Predictor(Generic[A]):
 DevicePredictor = Predictor[LanguageModel | AbsentLanguageModel]  # a bundle's
 
 
-def generate_text(
-    predictor: Predictor[Any],
-    prompt: Float32,
-    max_tokens: int,
-    should_abort: Callable[[], bool] | None = None,
-) -> tuple[str, bool]:
+def generate_text(predictor: Predictor[Any], prompt: Float32, max_tokens: int) -> tuple[str, bool]:
     """Continue a prompt (n, D) greedily; return the text, and True if it ended with a stop token."""
     generated = predictor.language_model.generate(
-        prompt,
-        max_tokens=max_tokens,
-        stop_ids=predictor.constants.stop_token_ids,
-        should_abort=should_abort,
+        prompt, max_tokens=max_tokens, stop_ids=predictor.constants.stop_token_ids
     )
     return predictor.tokenizer.decode(list(generated.token_ids)).strip(), generated.complete
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
-from export.gguf.quality import gguf_quality, kl_and_top1
+from export.gguf.quality import GgufJudge, kl_and_top1
 from export.gguf.quantise import quantize_gguf
 from tests.llama_fixture import make_tiny_llama
 
@@ -51,15 +51,10 @@ def test_each_smaller_type_loses_more_and_the_prefix_does_not_count(tmp_path: Pa
     prompts = [
         np.concatenate([prefix, generator.normal(size=(n, 256)).astype(np.float32)]) for n in (20, 31, 40)
     ]
+    judge = GgufJudge(tmp_path / "F32.gguf", tiny.token_embeddings, prompts, uncounted_rows=6)
     means = []
     for file_type in ("F32", "F16", "Q8_0", "Q5_0", "Q4_K_M"):
-        report = gguf_quality(
-            tmp_path / "F32.gguf",
-            tmp_path / f"{file_type}.gguf",
-            tiny.token_embeddings,
-            prompts,
-            uncounted_rows=6,
-        )
+        report = judge(tmp_path / f"{file_type}.gguf")
         print(f"{file_type}: {report.sentence()}")
         assert report.positions == 91
         means.append(report.mean_kl_nats)
@@ -72,4 +67,4 @@ def test_a_prompt_without_anything_to_compare_is_refused(tmp_path: Path) -> None
     rows = np.ones((4, 256), np.float32)
     for prompts, uncounted in (([], 0), ([rows], 4), ([rows, rows], [0, 4])):
         with pytest.raises(ValueError, match="longer than its uncounted rows"):
-            gguf_quality(tmp_path / "a.gguf", tmp_path / "b.gguf", rows, prompts, uncounted_rows=uncounted)
+            GgufJudge(tmp_path / "a.gguf", rows, prompts, uncounted_rows=uncounted)

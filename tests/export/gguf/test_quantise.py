@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.importance import collect_importance, write_importance
-from export.gguf.quality import gguf_quality
+from export.gguf.quality import GgufJudge
 from export.gguf.quantise import (
     QUANTIZED_TYPES,
     fallbacks,
@@ -176,7 +176,8 @@ def test_importance_protects_the_channels_that_carry_more(
             for other in (of_weighted, of_plain)
         )
         ratios.append(error / error_before)
-    unseen = [gguf_quality(source, path, tiny.token_embeddings, prompts[3:]) for path in (plain, weighted)]
+    judge = GgufJudge(source, tiny.token_embeddings, prompts[3:])
+    unseen = [judge(path) for path in (plain, weighted)]
     print(f"{file_type}: weighted error ×{np.median(ratios):.2f}", *(report.sentence() for report in unseen))
     assert max(ratios) < 1  # 0.84 to 0.92 measured
     assert np.median(ratios) < 0.7  # 0.18 to 0.42 measured over four seeds
