@@ -24,7 +24,7 @@ _HELP = "Train an audio-visual emotion model, export it, and run it on a small d
 _ORDER: Final = (
     *("demo", "run", "ask", "record", "plot", "report", "doctor", "install-service", "soak"),
     *("verify", "bundle", "bench", "engines", "export", "assemble", "gguf"),
-    *("data", "train", "evaluate"),
+    *("base", "data", "train", "evaluate"),
 )
 
 
@@ -50,11 +50,13 @@ def _group(help_text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
 
 app = _group(_HELP, _OrderedGroup)
 bundle_app = _group("Inspect and compare bundles.")
+base_app = _group("Fetch the pretrained parts that a model is built on.")
 data_app = _group("Build, check and describe data sets.")
 build_app = _group("Write a data set to disk.")
 train_app = _group("Train the model in stages: base, align, emotion.")
 evaluate_app = _group("Measure the accuracy of a checkpoint or a bundle.")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(base_app, name="base")
 app.add_typer(data_app, name="data")
 data_app.add_typer(build_app, name="build")
 app.add_typer(train_app, name="train")

@@ -7,8 +7,8 @@ a command needs only its own packages. `main` is the only error boundary. Exit c
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,16 @@ from typing import Final
 
 from typer.exceptions import Abort, TyperException
 
-from vaemotion.cli import data, demo, evaluate, export, run, train
+from vaemotion.cli import base, data, demo, evaluate, export, run, train
 from vaemotion.cli.app import app
 from vaemotion.cli.streams import complain, flush_streams, open_streams
 from vaemotion.contract.address import without_secrets
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import WriteError
+from vaemotion.contract.plain_text import plain
 
-COMMANDS: Final = (demo, run, export, train, evaluate, data)  # importing a module registers its commands
+# Importing a module registers its commands.
+COMMANDS: Final = (demo, run, export, base, train, evaluate, data)
 
 _SHOWN_CHARACTERS = 200  # of an argument in a message
 # The extra that installs a package which a command may need.
@@ -64,6 +66,8 @@ def _message_and_exit_code(error: BaseException) -> tuple[str, int]:
     if reason:
         file = getattr(error, "filename", None)
         return (reason if file is None else f"cannot use {file}: {reason}; give another path"), 1
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
+        return f"{error}: a link that leads back to itself; give another path", 1
     if isinstance(error, MemoryError):
         return "not enough memory; close other programs, or ask for less", 1
     return f"unexpected {type(error).__name__}: {error}; run again with --debug for a traceback", 1
@@ -95,7 +99,7 @@ def _told(message: str, words: Sequence[str]) -> str:
 def _shown(word: str) -> str:
     """Return an argument for a sentence: at most 200 characters, control characters escaped."""
     cut = word if len(word) <= _SHOWN_CHARACTERS else f"{word[:_SHOWN_CHARACTERS]}…"
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", cut)
+    return plain(cut)
 
 
 def _refuse_foreign_packages() -> None:
@@ -140,10 +144,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             import traceback
 
-            print(_told(traceback.format_exc(), words), end="", file=sys.stderr)
+            print(plain(_told(traceback.format_exc(), words), lines=True), end="", file=sys.stderr)
         message, result = _message_and_exit_code(error)
         # A print that failed is told as what it is: standard output that takes nothing.
         if not (isinstance(error, OSError) and flush_streams()):
             complain(_told(message, words))
+        if "NOTIFY_SOCKET" in os.environ:
+            from runtime.machine.watchdog import Watchdog
+
+            with contextlib.closing(Watchdog()) as manager:
+                manager.status(_told(message, words))  # `systemctl status` shows it after a failure
     lost = flush_streams()
     return result if isinstance(result, int) and result else lost

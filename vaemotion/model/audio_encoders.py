@@ -177,15 +177,21 @@ class WhisperEncoder(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Encode normalized log-mel windows (B, frames, mels) as (B, steps, width)."""
+        return self.whisper.layer_norm(self.layers(log_mel)[-1])
+
+    def layers(self, log_mel: Tensor) -> list[Tensor]:
+        """Return what each layer gives, (B, steps, width), without the norm behind the last."""
         # The parts are called directly: the positions then are a constant of the export, not a look-up.
         whisper = self.whisper
         hidden = F.gelu(whisper.conv1(log_mel.transpose(1, 2)))  # (B, width, frames)
         hidden = F.gelu(whisper.conv2(hidden)).transpose(1, 2)  # (B, steps, width)
         hidden = hidden + whisper.embed_positions.weight
         hidden = F.dropout(hidden, self.config.dropout, self.training)
+        given: list[Tensor] = []
         for layer in whisper.layers:
             hidden = layer(hidden, None)
-        return whisper.layer_norm(hidden)  # (B, steps, width)
+            given.append(hidden)
+        return given
 
 
 def build_audio_encoder(config: dict[str, Any]) -> tuple[nn.Module, int, int]:
