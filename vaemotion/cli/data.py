@@ -123,6 +123,66 @@ def data_build_medley(
     build_medley(out, count, seed)
 
 
+@build_app.command("music")
+def data_build_music(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the sounds, scores and manifest.jsonl.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="Number of pieces.")] = 100,
+    soundfont: Annotated[
+        Path | None,
+        typer.Option(
+            "--soundfont",
+            parser=local_path,
+            metavar="FILE",
+            help="Soundfont (.sf2, .sf3); default: a free one that is installed.",
+        ),
+    ] = None,
+    soundfont_license: Annotated[
+        str | None,
+        typer.Option(
+            "--soundfont-license", metavar="SPDX", help="License of another soundfont, such as MIT."
+        ),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write procedural music with a manifest.
+
+    FluidSynth plays it. Its labels follow from mode, tempo and other cues by a published rule; no people
+    rated it.
+    """
+    from vaemotion.data.music.build import build_music
+
+    build_music(out, count, seed, soundfont, soundfont_license)
+
+
+@build_app.command("soundscapes")
+def data_build_soundscapes(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the sounds and manifest.jsonl.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="Number of scenes.")] = 100,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            "--recordings",
+            parser=local_path,
+            metavar="MANIFEST",
+            help="Manifest of recordings, such as ESC-10's, which replace about half of the sources of their "
+            "name. Default: everything is synthesized.",
+        ),
+    ] = None,
+    media_root: Annotated[
+        Path | None,
+        typer.Option("--media-root", help="Root folder of the recordings; default: their manifest's folder."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write procedural soundscapes with a manifest.
+
+    Their labels follow from sources, level and variability by a published rule; no people rated them.
+    """
+    from vaemotion.data.soundscapes.build import build_soundscapes
+
+    build_soundscapes(out, count, seed, recordings, media_root)
+
+
 @build_app.command("clips")
 def data_build_clips(
     folder: Annotated[Path, typer.Option("--from", help="Folder with the videos, searched recursively.")],

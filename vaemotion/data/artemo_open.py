@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.data.art.art import (
     FACTOR_NAMES,
     PATH_FACTORS,
@@ -97,10 +97,10 @@ def build_artemo_open(
     items = _procedural_items(related, out, split, seed)
     build_procedural(out, split, count, seed)
     write_manifest(manifest, [*read_manifest(manifest, out), *items])
-    print(f"{manifest}: with {len(items)} items on pairs of a visual stimulus and a sound")
+    tell(f"{manifest}: with {len(items)} items on pairs of a visual stimulus and a sound")
     if rated:
         write_manifest(human, rated)
-        print(f"{human}: {summary(rated)}")
+        tell(f"{human}: {summary(rated)}")
     _print_balance("procedural", related)
     _print_commands(manifest, out, human if rated else None, data)
 
@@ -140,7 +140,7 @@ def _procedural_items(related: Sequence[_RelationPairs], out: Path, split: str, 
     """Write the clips of all pairs and return their items; a pair's sound is the track of its second clip."""
     asked = [(some.relation, pair, k) for some in related for k, pair in enumerate(some.pairs)]
     items: list[Item] = []
-    for relation, pair, k in track(asked, f"{split} pairs", console=Console(stderr=True)):
+    for relation, pair, k in track(asked, f"{split} pairs", console=Terminal(stderr=True)):
         # Both works of a pair have the same class, so that the content carries no information about the
         # answer.
         content = CONTENT_CLASSES[np.random.default_rng([seed, pair.block]).integers(len(CONTENT_CLASSES))]
@@ -205,7 +205,7 @@ def _human_items(data: Path | None, split: str, count: int, seed: int, fold: int
     for name, read in _HUMAN_SETS:
         if data is None or not (data / name).is_dir():
             reason = "give its parent folder with --from" if data is None else f"there is no {data / name}"
-            print(f"without the human-rated set {name!r}: {reason}")
+            tell(f"without the human-rated set {name!r}: {reason}")
             continue
         everything, folds = read(Source.below(data, data / name))
         dealt = zip(everything, folds, strict=True)
@@ -261,7 +261,7 @@ def _print_balance(name: str, related: Sequence[_RelationPairs]) -> None:
             continue
         for known in MODALITIES:
             table.add_row(*_balance_row(modality_baseline(some.relation, some.pairs, known)))
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _balance_row(found: ModalityBaseline) -> tuple[str, ...]:
@@ -277,8 +277,8 @@ def _balance_row(found: ModalityBaseline) -> tuple[str, ...]:
 
 
 def _print_commands(manifest: Path, out: Path, human: Path | None, data: Path | None) -> None:
-    print("\nmeasure a model; add --path audio or --path visual to measure one modality alone:")
+    tell("\nmeasure a model; add --path audio or --path visual to measure one modality alone:")
     command = "  vaemotion evaluate benchmark {} --media-root {} --model MODEL --out RESULTS/{}"
-    print(command.format(manifest, out, "procedural"))
+    tell(command.format(manifest, out, "procedural"))
     if human is not None:
-        print(command.format(human, data, "human"))
+        tell(command.format(human, data, "human"))

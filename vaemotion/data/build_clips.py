@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
-from rich.console import Console
 from rich.progress import track
 
 from vaemotion.contract.errors import UsageError, UserError
@@ -28,6 +27,7 @@ from vaemotion.contract.front_end import SILENCE_RMS, FrontEnd
 from vaemotion.contract.media.files import MediaError
 from vaemotion.contract.media.medium import Medium
 from vaemotion.contract.media.remarks import Remark
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.contract.words import counted, duration_words
 from vaemotion.data.clip_tables import CUT_S, ClipRow, file_of, read_table
 from vaemotion.data.clips.source import window_span_s
@@ -118,10 +118,10 @@ def build_clips(folder: Path, out: Path, media_root: Path | None, options: Clips
     items = _items(clips, root, source, options, left_out)
     if items:
         write_manifest(out, items)
-        print(f"{out}: {summary(items)}")
-        print(f"length: {duration_words(sum((item.t1 or 0.0) - (item.t0 or 0.0) for item in items))}")
+        tell(f"{out}: {summary(items)}")
+        tell(f"length: {duration_words(sum((item.t1 or 0.0) - (item.t0 or 0.0) for item in items))}")
     for reason, count in left_out.most_common():
-        print(f"left out: {count:,} with {reason}")
+        tell(f"left out: {count:,} with {reason}")
     if not items:
         raise UserError(f"{folder} has no clip that can be used; no manifest was written")
 
@@ -191,7 +191,7 @@ def _from_table(files: Sequence[Path], table: Path, left_out: Counter[str]) -> F
 def _usable(found: Found, root: Path, options: ClipsOptions, left_out: Counter[str]) -> list[_Clip]:
     """Look into every file, and return the clips that have all that a window needs."""
     clips: list[_Clip] = []
-    for file in track(sorted(found, key=os.fsencode), "looking at videos", console=Console(stderr=True)):
+    for file in track(sorted(found, key=os.fsencode), "looking at videos", console=Terminal(stderr=True)):
         try:
             medium = Medium(file)
         except MediaError:
@@ -386,7 +386,7 @@ def _items(
     hashes: dict[Path, str] = {}
     owner: dict[str, Path] = {}
     numbers: Counter[Path] = Counter()
-    for clip in track(clips, "hashing videos", console=Console(stderr=True)):
+    for clip in track(clips, "hashing videos", console=Terminal(stderr=True)):
         if clip.file not in hashes:
             hashes[clip.file] = content_sha256([clip.file])
         sha256 = hashes[clip.file]

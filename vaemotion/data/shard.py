@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import whole_file, write_whole
 from vaemotion.contract.media.files import MediaError
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.contract.words import counted
 from vaemotion.data.clips.held_out import report_left_out
 from vaemotion.data.clips.of_manifest import ManifestClips
@@ -98,7 +98,10 @@ def _write_split(clips: ManifestClips, out: Path, split: str, media_root: Path, 
     damaged: list[DamagedClip] = []
     positions: Iterator[int] = iter(
         track(
-            range(first, len(order)), f"{split} clips", console=Console(stderr=True), total=len(order) - first
+            range(first, len(order)),
+            f"{split} clips",
+            console=Terminal(stderr=True),
+            total=len(order) - first,
         )
     )
     samples = _samples(clips, order, positions, split, media_root, options.re_encode, damaged)
@@ -108,7 +111,7 @@ def _write_split(clips: ManifestClips, out: Path, split: str, media_root: Path, 
             begun = _write_shard(temporary, begun, samples, options)
         number += 1
     kept = counted(len(order) - len(damaged), "clip")
-    print(f"{out}: {counted(number, 'shard')} of split {split} with {kept}")
+    tell(f"{out}: {counted(number, 'shard')} of split {split} with {kept}")
     report_left_out(damaged, len(order), clips.name)
     return number
 

@@ -67,6 +67,11 @@ def read_ratings(config: TrainingConfig, front_end: FrontEnd, split: str = "trai
             paths = tuple(path for path in PATHS if _about(item, path) not in alone)
         key = (item.source, item.construct or "expressed", paths, work.kind, bool(item.machine_made))
         ratings.groups.setdefault(key, []).append(work)
+    if ratings.machine_made and not ratings.groups:
+        raise UsageError(
+            f"{', '.join(stage.ratings)}: all labels of split {split!r} are machine-made; "
+            "to learn from them set emotion.machine_made_weight above 0"
+        )
     if stage.ratings and not ratings.groups:
         raise UsageError(
             f"{', '.join(stage.ratings)}: no item of split {split!r} with valence, arousal, emotions or the "

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.prompts import CONTENT, EMOTION, StandardQuestion
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.data.art.art import (
     SPLITS,
     Work,
@@ -55,13 +55,13 @@ def build_procedural(out: Path, split: str, count: int, seed: int = 0) -> None:
     if manifest.exists():
         raise UserError(f"{manifest} exists already; give another folder with --out or delete it")
     items: list[Item] = []
-    for index in track(range(count), f"{split} works", console=Console(stderr=True)):
+    for index in track(range(count), f"{split} works", console=Terminal(stderr=True)):
         work = sample_work(work_seed(split, seed * _WORKS_PER_SEED + index))
         video = f"media/{split}-{index:05d}.mkv"
         write_work(out / video, work)
         items += _items(work, video, content_sha256([out / video]), split)
     write_manifest(manifest, items)
-    print(f"{manifest}: {len(items)} items of {count} works")
+    tell(f"{manifest}: {len(items)} items of {count} works")
 
 
 def write_work(path: Path, work: Work) -> None:
@@ -89,11 +89,11 @@ def build_medley(out: Path, count: int, seed: int) -> None:
     times_s = np.arange(round(MEDLEY_WORK_S * MEDLEY_FRAME_RATE_HZ)) / MEDLEY_FRAME_RATE_HZ
     drawn = [
         [draw_frame(work, float(time_s), MEDLEY_SIDE_PX) for time_s in times_s]
-        for work in track(works, "works", console=Console(stderr=True))
+        for work in track(works, "works", console=Terminal(stderr=True))
     ]
     sound = np.concatenate([synthesize(work, MEDLEY_WORK_S) for work in works])
     write_clip(out, np.stack([frame for frames in drawn for frame in frames]), MEDLEY_FRAME_RATE_HZ, sound)
-    print(f"{out}: {', '.join(work.content for work in works)}, {MEDLEY_WORK_S:.0f} s each")
+    tell(f"{out}: {', '.join(work.content for work in works)}, {MEDLEY_WORK_S:.0f} s each")
 
 
 def _items(work: Work, video: str, sha256: str, split: str) -> list[Item]:

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS, Clip, FrontEnd, reads_frames, reads_sound
 from vaemotion.contract.media.medium import Medium
+from vaemotion.contract.terminal import Terminal
 from vaemotion.contract.windows import EPSILON_S
 from vaemotion.data.clips.open import open_clips
 from vaemotion.data.clips.source import ClipSource, ClipStream, ClipWindow, DamagedClip, window_start_s
@@ -172,4 +171,4 @@ def report_left_out(left_out: Sequence[DamagedClip], media: int, name: str) -> N
     text = f"{len(left_out)} of {media} media of {name} cannot be used ({listed}{more})"
     if len(left_out) > max(1, MOST_DAMAGED * media):
         raise UserError(f"{text}; repair them or take them out of the manifest")
-    Console(stderr=True).print(f"{text}; they are left out", style="yellow", highlight=False)
+    Terminal(stderr=True).print(f"{text}; they are left out", style="yellow")

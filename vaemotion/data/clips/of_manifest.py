@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import Progress
 
 from vaemotion.contract.bundle import sha256_of
@@ -20,6 +19,7 @@ from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import Clip
 from vaemotion.contract.media.files import MediaError
 from vaemotion.contract.media.medium import Medium
+from vaemotion.contract.terminal import Terminal
 from vaemotion.contract.windows import EPSILON_S
 from vaemotion.data.clips.source import ClipWindow, window_start_s
 from vaemotion.data.manifest.item import SPLITS, Item, PlacedItem, Problem
@@ -184,7 +184,7 @@ def _read(manifest: Path) -> Iterator[tuple[int, int, str]]:
         raise UserError(f"{manifest} does not exist; give the path of a manifest (JSON lines)") from None
     except IsADirectoryError:
         raise UserError(f"{manifest} is a folder; give the path of a manifest (JSON lines)") from None
-    with file, Progress(console=Console(stderr=True), transient=True) as progress:
+    with file, Progress(console=Terminal(stderr=True), transient=True) as progress:
         task = progress.add_task(f"checking {manifest.name}", total=size)
         offset = 0
         for number, line in enumerate(file, 1):

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -29,6 +27,8 @@ from safetensors.numpy import save_file
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import WriteError, whole_file
 from vaemotion.contract.media.files import FilePart
+from vaemotion.contract.plain_text import plain
+from vaemotion.contract.terminal import Terminal
 from vaemotion.contract.words import counted
 from vaemotion.data.clips.shard_sample import TEXTS, key_and_suffix, sample_of
 from vaemotion.data.manifest.item import SPLITS
@@ -147,7 +147,7 @@ class _Builder:
     def build(self, file: Path, state: str) -> None:
         """Read all shards and store the index."""
         for number in track(
-            range(len(self.shards)), "indexing shards", console=Console(stderr=True), transient=True
+            range(len(self.shards)), "indexing shards", console=Terminal(stderr=True), transient=True
         ):
             shard = self.shards[number]
             for key, parts in _samples(shard):
@@ -256,8 +256,5 @@ def _read(part: FilePart) -> bytes:
 
 
 def say(text: str) -> None:
-    """Print one line about the shards to standard error; bytes that no terminal shows become "?"."""
-    shown = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", text)
-    Console(stderr=True).print(
-        shown, style="yellow", highlight=False, markup=False, emoji=False, soft_wrap=True
-    )
+    """Print one line about the shards to standard error."""
+    Terminal(stderr=True).print(plain(text), style="yellow", soft_wrap=True)

@@ -36,7 +36,7 @@ class Item:
     by which the raters answered late; see `label_at`. ``construct``: the labels describe the emotion that
     the work expresses or the one that it induces. ``emotion_distribution``: over ``emotion_names``; None for
     the names is ``contract.emotions.EMOTIONS``. ``utterances``: free-text answers of raters.
-    ``machine_made``: true for labels that a model gave; these count no raters. ``sha256``: see
+    ``machine_made``: true for labels that a model or a rule gave; these count no raters. ``sha256``: see
     `content_sha256`.
     """
 

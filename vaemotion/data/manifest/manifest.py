@@ -13,6 +13,7 @@ from typing import Any
 
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import whole_file
+from vaemotion.contract.terminal import tell
 from vaemotion.contract.words import counted
 from vaemotion.data.manifest.item import (
     CONSTRUCTS,
@@ -148,9 +149,9 @@ def validate(
     items = read_manifests(manifests, media_root, check_hashes=check_hashes, allowed_licenses=allowed)
     for path in manifests:
         mine = [placed.item for placed in items if placed.manifest == path]
-        print(f"{path}: {summary(mine, ' are valid')}")
+        tell(f"{path}: {summary(mine, ' are valid')}")
     if len(manifests) > 1:
-        print(f"together: {summary([placed.item for placed in items], ' are valid')}")
+        tell(f"together: {summary([placed.item for placed in items], ' are valid')}")
 
 
 def _split_licenses(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writer of clips: frames and samples become H.264 and FLAC in Matroska, written atomically."""
+"""Writer of clips, as H.264 and FLAC in Matroska and written atomically, and of sounds as FLAC."""
 
 from __future__ import annotations
 
@@ -99,14 +99,24 @@ def _add_video(container: Any, height_width: tuple[int, ...], frame_rate_hz: flo
     return stream
 
 
-def _add_audio(container: Any) -> Any:
-    stream = container.add_stream("flac", rate=SAMPLE_RATE_HZ, layout="mono", format="s16")
+def flac_bytes(samples: npt.NDArray[np.float32], rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+    """Encode one channel (n,) float32 in [-1, 1] as FLAC (16 bits); equal samples give equal bytes."""
+    written = io.BytesIO()
+    with av.open(written, "w", format="flac", options={"fflags": "+bitexact"}) as container:
+        stream = _add_audio(container, rate_hz)
+        container.mux(stream.encode(_audio_frame(samples, rate_hz)))
+        container.mux(stream.encode(None))
+    return written.getvalue()
+
+
+def _add_audio(container: Any, rate_hz: int = SAMPLE_RATE_HZ) -> Any:
+    stream = container.add_stream("flac", rate=rate_hz, layout="mono", format="s16")
     stream.codec_context.flags |= Flags.bitexact
     return stream
 
 
-def _audio_frame(samples: npt.NDArray[np.float32]) -> Any:
+def _audio_frame(samples: npt.NDArray[np.float32], rate_hz: int = SAMPLE_RATE_HZ) -> Any:
     integers = np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
     frame = av.AudioFrame.from_ndarray(integers[None], format="s16", layout="mono")
-    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, 0, Fraction(1, SAMPLE_RATE_HZ)
+    frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
     return frame

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import track
 
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.manifest.item import Item, content_sha256
 from vaemotion.data.manifest.rules import stays_inside
 
@@ -91,7 +91,7 @@ def one_of_folders(folder: Path, names: Sequence[str], layout: str) -> str:
 
 def track_reading(entries: Sequence[T], name: str) -> Iterable[T]:
     """Iterate over a data set's entries with a progress bar on standard error."""
-    return track(entries, f"reading {name}", console=Console(stderr=True))
+    return track(entries, f"reading {name}", console=Terminal(stderr=True))
 
 
 def assign_folds(groups: Sequence[str]) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.terminal import tell
 from vaemotion.data.manifest.item import SPLITS, Item
 from vaemotion.data.manifest.manifest import summary, write_manifest
 from vaemotion.data.published.adapter import N_FOLDS, OFFICIAL_TEST, ItemsAndFolds, Source
@@ -97,13 +98,13 @@ def build(
     placed = [replace(item, split=held_out.split(fold)) for item, fold in zip(items, folds, strict=True)]
     kept = _without_shared(placed)
     write_manifest(out, kept)
-    print(f"{out}: {summary(kept)}")
+    tell(f"{out}: {summary(kept)}")
     for description, count in source.left_out.items():
         if count:
-            print(f"left out: {count} {description}")
+            tell(f"left out: {count} {description}")
     for split in SPLITS:
         if count := sum(item.split == split for item in placed) - sum(item.split == split for item in kept):
-            print(f"left out: {count} of {split}, whose work, creator or bytes are also in a held-out split")
+            tell(f"left out: {count} of {split}, whose work, creator or bytes are also in a held-out split")
 
 
 def _with_lag(items: Sequence[Item], reaction_lag_s: float) -> list[Item]:

@@ -13,10 +13,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
-from rich.console import Console
 from rich.table import Table
 
 from vaemotion.contract.media.files import MediaError, ffmpeg_name
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.manifest.item import SPLITS, Item
 from vaemotion.data.manifest.manifest import read_manifests
 from vaemotion.data.stats.charts import affect_table, balance_table, mean_and_sd
@@ -31,7 +31,7 @@ def print_manifest_stats(manifests: Sequence[Path], media_root: Path | None) -> 
     ManifestError, and MediaError for a sound file that cannot be opened.
     """
     items = [placed.item for placed in read_manifests(manifests, None)]
-    console = Console()
+    console = Terminal()
     console.print(
         f"{len(items)} items of {len({item.work_id for item in items})} works "
         f"by {len({item.creator_id for item in items})} creators"
@@ -64,7 +64,7 @@ def _split_table(items: Sequence[Item]) -> Table:
     return table
 
 
-def _print_answers(console: Console, answers: Sequence[str]) -> None:
+def _print_answers(console: Terminal, answers: Sequence[str]) -> None:
     names = [name for name, _ in sorted(Counter(answers).most_common(), key=lambda pair: (-pair[1], pair[0]))]
     console.print(balance_table("answer", names[:_ANSWERS_SHOWN], answers, "items"))
     if len(names) > _ANSWERS_SHOWN:

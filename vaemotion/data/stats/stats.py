@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from vaemotion.contract.emotions import EMOTIONS
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.art.art import SPLITS, Work, oracle_ceilings, sample_work, work_seed
 from vaemotion.data.art.contents import CONTENT_CLASSES
 from vaemotion.data.art.triviality import (
@@ -63,14 +63,14 @@ def print_stats(split: str, count: int, train_count: int) -> None:
     """
     if split not in SPLITS:
         raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    console = Console()
+    console = Terminal()
     works = [sample_work(work_seed(split, index)) for index in range(count)]
     console.print(balance_table("content", CONTENT_CLASSES, [work.content for work in works], "works"))
     top_emotions = [EMOTIONS[int(np.argmax(work.emotion_distribution))] for work in works]
     console.print(balance_table("most probable emotion", EMOTIONS, top_emotions, "works"))
     console.print(_affect(works))
     console.print(_ceiling_table(split, count))
-    with Console(stderr=True).status("fitting the trivial baselines"):
+    with Terminal(stderr=True).status("fitting the trivial baselines"):
         accuracies = (
             ("color histogram", color_histogram_accuracy(train_count, count), COLOR_HISTOGRAM_LIMIT),
             ("mean log-mel", mean_log_mel_accuracy(train_count, count), MEAN_LOG_MEL_LIMIT),

@@ -1,0 +1,1 @@
+"""Procedural music: cues and labels, scores, MIDI files, and their sound by FluidSynth."""

@@ -1,0 +1,1 @@
+"""Procedural soundscapes: sources in known proportions, and labels by soundscape research."""
