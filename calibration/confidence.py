@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import track
 
 from calibration.rated import Label, RatedMaterial, RatedWindow
@@ -46,6 +45,7 @@ from vaemotion.contract.front_end import (
     window_at,
 )
 from vaemotion.contract.prediction import Affect
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.clips.held_out import paths_of, report_left_out
 from vaemotion.data.clips.source import DamagedClip
 
@@ -274,7 +274,7 @@ def fit_confidence(
         began_s = time.monotonic()
         read(1)
         count = affordable(count, time.monotonic() - began_s, most_s)
-        for index in track(range(2, count), "confidence", console=Console(stderr=True), transient=True):
+        for index in track(range(2, count), "confidence", console=Terminal(stderr=True), transient=True):
             read(index)
     report_left_out(left_out, count, material.name)
     try:

@@ -7,8 +7,10 @@ GTC 2017).
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from calibration.onnx_file import save_graph
 from runtime.engines.io import Arrays
 
 METHODS = ("max", "percentile 99.9", "percentile 99.99", "entropy")
@@ -139,12 +142,20 @@ def with_outputs(model: onnx.ModelProto, tensors: Sequence[str], threads: int) -
     return session_of(opened, threads)
 
 
-def session_of(model: onnx.ModelProto, threads: int = 2) -> Any:
-    """Open a CPU session of a model in memory."""
+def session_of(model: onnx.ModelProto, threads: int = 2, *, in_order: bool = False) -> Any:
+    """Open a CPU session of a model in memory. ``in_order``: run its nodes in the order of the graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    # Arena and pattern keep the memory of the largest run.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    if in_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the runtime's engines
     if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         # ONNX Runtime 1.32 crashes on float16 convolutions when it changes their layout.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # From a file: a session that is opened from bytes keeps them, and so holds every weight twice.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        save_graph(model, file)
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

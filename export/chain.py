@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from runtime.engines.language_model import LanguageModel, load_language_model
 from runtime.engines.open import OnnxRuntimeEngine
 from runtime.perception.predictor import Constants, Predictor
 from vaemotion.contract.bundle import ENGINE_ROLES
+from vaemotion.contract.speech import UNSET
 
 EMBEDDINGS, DELIMITERS, TOKENIZER = "token_embeddings.npy", "delimiters.npy", "tokenizer.json"
 # Importance of channels and loss of small types are measured on as many prompts at most, and on no more when
@@ -35,7 +36,8 @@ REFERENCE_FILES = (*FP32_FILES, gguf_name("F16"), EMBEDDINGS, DELIMITERS, TOKENI
 class Chain(AbstractContextManager["Chain"]):
     """The FP32 engines and the language models of an unfinished bundle, opened when a step needs them.
 
-    ``reads``: the constants of the chain, for the keys of steps that open ``files``, as `reference` does.
+    For the keys of steps that open ``files``, as `reference` does: ``reads``, the constants of the chain, and
+    ``engine_reads``, those without the question of narrations, of steps that build no `prompts`.
     ``reference_type``: the GGUF type of the language model that others are compared with. ``f32_kv``: see
     ``LanguageModel``.
     """
@@ -49,7 +51,8 @@ class Chain(AbstractContextManager["Chain"]):
         *,
         f32_kv: bool = False,
     ) -> None:
-        self.reads = asdict(constants)
+        self.engine_reads = asdict(replace(constants, speech=UNSET))
+        self.reads = {**self.engine_reads, "question": constants.narrator_question}
         self.files = (*FP32_FILES, gguf_name(reference_type), EMBEDDINGS, DELIMITERS, TOKENIZER)
         self._folder, self._constants, self._context_tokens = folder, constants, context_tokens
         self._reference_type, self._f32_kv = reference_type, f32_kv

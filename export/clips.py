@@ -165,10 +165,10 @@ def language_prompts(
 ) -> list[npt.NDArray[np.float32]]:
     """Build a prompt of each clip with real embeddings of all that it has, prefix included, (n, D) each.
 
-    They ask for content and for a description in turn.
+    They ask for content and for a narration in turn.
     """
     front_end = predictor.constants.front_end
-    questions = (prompts.CONTENT.text, prompts.CAPTION.text)
+    questions = (prompts.CONTENT.text, predictor.constants.narrator_question)
     prompted: list[npt.NDArray[np.float32]] = []
     for index, compared in enumerate(clips):
         inputs = window_at(compared.clip, compared.clip.duration_s, compared.paths[-1], front_end)
@@ -181,7 +181,8 @@ def language_prompts(
 def narrator_prompt(predictor: Predictor[Any], inputs: EncoderInputs) -> npt.NDArray[np.float32]:
     """Build the narrator's prompt for a window, with prefix and emotion-enhanced tokens, (n, D)."""
     _, enhanced = predictor.adapt(predictor.encode(inputs))
-    return np.concatenate([prefix_of(predictor), predictor.prompt(enhanced, prompts.CAPTION.text)])
+    asked = predictor.prompt(enhanced, predictor.constants.narrator_question)
+    return np.concatenate([prefix_of(predictor), asked])
 
 
 def prefix_of(predictor: Predictor[Any]) -> npt.NDArray[np.float32]:

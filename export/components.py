@@ -125,14 +125,14 @@ def confidence_step(folder: ExportFolder, chain: Chain, material: RatedMaterial)
             found = fit_confidence(chain.reference(), material)
             return [], {"confidence": found.as_json(), "confidence_source": material.name}
         except UserError as error:  # a bundle without confidence is complete, too
-            folder.console.print(f"  {error}", style="yellow", highlight=False)
+            folder.console.print(f"  {error}", style="yellow")
             return [], {}
 
     return Step(
         "confidence of readings",
         make,
         ("calibration.confidence", "export.chain"),
-        {**chain.reads, "material": material.reads},
+        {**chain.engine_reads, "material": material.reads},
         REFERENCE_FILES,
     )
 

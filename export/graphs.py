@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from calibration.onnx_file import save_graph
 from export.half_weights import load_fp32_graph
 from export.step_store import MadeFile
 from export.tensors import tensor_specs
@@ -20,5 +21,5 @@ def load_fp32(folder: ExportFolder, role: str) -> onnx.ModelProto:
 def save_engine(folder: Path, model: onnx.ModelProto, role: str, precision: str) -> MadeFile:
     """Write a graph into the folder of a step."""
     name = onnx_name(role, precision)
-    onnx.save(model, str(folder / name))
+    save_graph(model, folder / name)
     return MadeFile(name, role, precision, tensor_specs(model.graph.input), tensor_specs(model.graph.output))

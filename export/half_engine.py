@@ -29,6 +29,6 @@ def fp16_step(folder: ExportFolder, chain: Chain, windows: CalibrationWindows, r
         file = save_engine(made, half_precision(model, stays), role, "fp16")
         return [file], {"stays_fp32": stays}
 
-    reads = {"samples": windows.reads, "constants": chain.reads}
+    reads = {"samples": windows.reads, "constants": chain.engine_reads}
     code = ("calibration.fp16", "export.chain", "export.graphs", "export.int8.search")
     return Step(f"{role} → ONNX FP16", make, code, reads, files)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from calibration.onnx_file import load_graph, save_graph
 
 LEAST_VALUES = 256  # a smaller weight costs more as a node than it saves
 _SUFFIX = ".float16"
@@ -22,10 +23,10 @@ _SUFFIX = ".float16"
 
 def store_exact_halves(file: Path) -> int:
     """Rewrite an ONNX file with its exact float32 weights as float16. Returns the count of such weights."""
-    model = onnx.load(str(file))
+    model = load_graph(file)
     stored = halve_exact_weights(model)
     if stored:
-        onnx.save(model, str(file))
+        save_graph(model, file)
     return stored
 
 
@@ -53,7 +54,7 @@ def halve_exact_weights(model: ModelProto) -> int:
 
 def load_fp32_graph(file: Path) -> ModelProto:
     """Read an FP32 graph as it was traced, with float32 initializers."""
-    return restore_weights(onnx.load(str(file)))
+    return restore_weights(load_graph(file))
 
 
 def restore_weights(model: ModelProto) -> ModelProto:

@@ -187,7 +187,7 @@ def held_out_material(
         if media is not None:
             judged = MediaMaterial(media, front_end, options.windows)
         elif knows_art:
-            judged = ArtMaterial(front_end, options.windows)
+            judged = ArtMaterial(front_end, options.windows, options.speech().question_text)
     rated = _rated_material(source, options, media)
     compared = ComparedClips(front_end, options.clips, media)
     return HeldOutMaterial(

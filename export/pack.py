@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from export.chain import Chain
 from export.clips import CalibrationWindows
 from export.components import (
@@ -61,11 +59,14 @@ from export.source import Source, open_source
 from export.step_key import imported, source_hash, versions
 from export.verify import checks
 from export.workshop import ExportFolder
+from runtime.machine.memory import return_large_blocks
+from runtime.perception.predictor import Constants
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
     Manifest,
     write_manifest,
 )
+from vaemotion.contract.terminal import Terminal
 
 
 def export_bundle(checkpoint: Path, out: Path, options: Options = DEFAULTS) -> None:
@@ -74,8 +75,9 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = DEFAULTS) -> N
     A bundle that is up to date is left alone. Raises UserError and leaves ``out`` as it was when an option
     does not fit the checkpoint, a step fails or a comparison does not hold.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     began = time.monotonic()
+    return_large_blocks()
     check_options(options)
     refuse_other_folder(out)
     source = open_source(checkpoint)
@@ -83,22 +85,23 @@ def export_bundle(checkpoint: Path, out: Path, options: Options = DEFAULTS) -> N
     material = held_out_material(source, options, windows)
     identity = _identity(source, windows, material, options)
     if is_up_to_date(out, identity):
-        console.print(f"[green]verified bundle[/] {out} is up to date; delete it to rebuild")
+        console.print(f"verified bundle {out} is up to date; delete it to rebuild", style="green")
         return
     for text in material.not_judged:
-        console.print(f"[yellow]not judged:[/] {text}", highlight=False)
-    with failures_as_errors(out, "this checkpoint cannot be exported"):
-        folder = ExportFolder(out, source.license, source.config_sha256, console)
+        console.print(f"not judged: {text}", style="yellow")
+    with (
+        failures_as_errors(out, "this checkpoint cannot be exported"),
+        ExportFolder(out, source.license, source.config_sha256, console) as folder,
+    ):
         check_space(source, folder, options)
         manifest = _make_components(source, folder, windows, material, options)
-        manifest = replace(manifest, speech=options.speech())
         folder.finish()
         write_manifest(folder.folder, manifest)
-        reference = partial(checkpoint_predictor, source.model)
+        reference = partial(checkpoint_predictor, source.model, options.speech())
         listed = checks(folder.folder, manifest, reference, material.compared)
         reads = {"weights": source.hashes(), "config": source.config}
         manifest, edges = verified(folder, manifest, listed, reads, material.compared)
-        manifest = with_usage(manifest, identity, began)
+        manifest = with_usage(manifest, identity, began, folder.peak_bytes)
         publish(folder, out, manifest, edges, "the export differs from its checkpoint")
     print_report(manifest.verification, console)
     announce(out, manifest, console)
@@ -160,7 +163,8 @@ def _make_components(
     reads = {"weights": source.hashes(), "config": source.config}
     lineage |= folder.step(golden_step(predictor, material.compared, reads))
     context_tokens = source.model.context_tokens()
-    with Chain(folder, checkpoint_constants(source.model), context_tokens) as chain:
+    constants = checkpoint_constants(source.model, options.speech())
+    with Chain(folder, constants, context_tokens) as chain:
         if material.rated is not None:
             lineage |= folder.step(confidence_step(folder, chain, material.rated))
         if windows is not None:
@@ -170,7 +174,7 @@ def _make_components(
                 verification = _make_int8(folder, chain, windows, material.judged, options)
     also = verification.get("budget", {}).get("not_judged", [])
     verification["not_judged"] = [*material.not_judged, *also]
-    return _manifest(source, folder, lineage, verification)
+    return _manifest(source, folder, constants, lineage, verification)
 
 
 def _make_int8(
@@ -194,7 +198,8 @@ def _make_int8(
         {role: folder.notes[f"{role} → ONNX FP16"]["stays_fp32"] for role in ENGINE_ROLES},
         windows,
         chain.reference,
-        {"samples": windows.reads, "constants": chain.reads},
+        {"samples": windows.reads, "constants": chain.engine_reads},
+        chain.reads["question"],
     )
     opened = {file_type: partial(chain.language_model, file_type) for file_type in likely}
     own = {file_type: loss["mean_kl_nats"] for file_type, loss in quality.items()}
@@ -227,12 +232,16 @@ def _per_component(report: dict[str, Any], quality: dict[str, Any]) -> dict[str,
 
 
 def _manifest(
-    source: Source, folder: ExportFolder, lineage: dict[str, Any], verification: dict[str, Any]
+    source: Source,
+    folder: ExportFolder,
+    constants: Constants,
+    lineage: dict[str, Any],
+    verification: dict[str, Any],
 ) -> Manifest:
     return manifest_of(
         folder,
         source.name,
-        checkpoint_constants(source.model),
+        constants,
         source.model.context_tokens(),
         {
             "checkpoint_config_sha256": source.config_sha256,

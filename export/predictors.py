@@ -19,6 +19,7 @@ from runtime.perception.predictor import Constants, Predictor, open_predictor
 from vaemotion.contract.bundle import MANIFEST_FILE
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.positions import text_places
+from vaemotion.contract.speech import UNSET, Speech
 
 if TYPE_CHECKING:
     from export.to_onnx import Part
@@ -138,8 +139,11 @@ def full_logits(predictor: Predictor[Any], prompt: Float32) -> Float32:
     return language_model.logits(behind, all_positions=True)
 
 
-def checkpoint_constants(model: VAEmotionLLM) -> Constants:
-    """Collect the constants that a predictor needs of a checkpoint."""
+def checkpoint_constants(model: VAEmotionLLM, speech: Speech = UNSET) -> Constants:
+    """Collect the constants that a predictor needs of a checkpoint.
+
+    ``speech``: of its bundle, because a checkpoint sets none.
+    """
     return Constants(
         model.config.front_end,
         model.config.prompt,
@@ -148,19 +152,19 @@ def checkpoint_constants(model: VAEmotionLLM) -> Constants:
         model.width,
         model.stop_ids,
         model.emo_adapter.config.emotions,
+        speech,
         picture_grid=model.backbone.grid,
     )
 
 
-def checkpoint_predictor(model: VAEmotionLLM) -> Predictor[Any]:
-    """Make the predictor of a complete checkpoint, in torch."""
+def checkpoint_predictor(model: VAEmotionLLM, speech: Speech = UNSET) -> Predictor[Any]:
+    """Make the predictor of a complete checkpoint, in torch. ``speech``: of its bundle."""
     from export.to_onnx import device_parts
 
     engines = {role: TorchEngine(part) for role, part in device_parts(model).items()}
     delimiters = model.audio_pathway.delimiters.detach().numpy()
-    return Predictor(
-        checkpoint_constants(model), engines, TorchLanguageModel(model), model.tokenizer, delimiters
-    )
+    constants = checkpoint_constants(model, speech)
+    return Predictor(constants, engines, TorchLanguageModel(model), model.tokenizer, delimiters)
 
 
 @contextmanager

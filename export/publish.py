@@ -6,14 +6,14 @@ In: the folder in which the bundle was made, its manifest, and the comparisons. 
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from export.clips import ComparedClips
 from export.engine_memory import with_memory
@@ -33,6 +33,8 @@ from vaemotion.contract.bundle import (
     write_manifest,
 )
 from vaemotion.contract.files import publish_folder
+from vaemotion.contract.onnx_weights import DATA_SUFFIX
+from vaemotion.contract.terminal import Terminal
 
 # Packages that the manifest lists, by the name under which each is imported.
 _TOOLS = {
@@ -79,8 +81,25 @@ def manifest_of(
 
 def refuse_other_folder(out: Path) -> None:
     """Raise ExportError for a folder that exists and is not a bundle."""
-    if out.exists() and not (out / MANIFEST_FILE).is_file():
+    if os.path.lexists(out) and not _files_of(out):
         raise ExportError(f"{out} exists and is not a bundle; give --out a folder that does not exist yet")
+
+
+def _files_of(bundle: Path) -> set[str]:
+    """List the files of a bundle of any version, as its manifest does; none for another folder."""
+    try:
+        values = json.loads((bundle / MANIFEST_FILE).read_text())
+        paths = [str(component["path"]) for component in values["components"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {MANIFEST_FILE, *paths, *(path + DATA_SUFFIX for path in paths)}
+
+
+def _is_unverified(bundle: Path) -> bool:
+    try:
+        return not read_manifest(bundle).verified
+    except BundleError:
+        return False
 
 
 def is_up_to_date(out: Path, identity: str) -> bool:
@@ -134,6 +153,7 @@ def verified(
             {
                 **reads,
                 "clips": [check.clips, clips.reads if check.clips else None],
+                "question": check.question,
                 "processor": machine_name(),
             },
             tuple(Path(component.path).name for component in check.components),
@@ -147,14 +167,14 @@ def verified(
     return replace(manifest, tolerances=tolerances, verification=verification), edges
 
 
-def with_usage(manifest: Manifest, identity: str, began_s: float) -> Manifest:
+def with_usage(manifest: Manifest, identity: str, began_s: float, peak_bytes: int) -> Manifest:
     """Add to the lineage what the bundle depends on, as a hash, and the time and memory that it took.
 
-    ``began_s``: the start, of ``time.monotonic``.
+    ``began_s``: the start, of ``time.monotonic``. ``peak_bytes``: of the memory during the steps.
     """
     usage = {
         "export_s": round(time.monotonic() - began_s, 1),
-        "export_peak_memory_mb": round(peak_memory_bytes() / 1e6),
+        "export_peak_memory_mb": round(max(peak_bytes, peak_memory_bytes()) / 1e6),
         "identity_sha256": identity,
     }
     return replace(manifest, lineage={**manifest.lineage, **usage})
@@ -163,16 +183,22 @@ def with_usage(manifest: Manifest, identity: str, began_s: float) -> Manifest:
 def publish(folder: ExportFolder, out: Path, manifest: Manifest, edges: Sequence[Edge], differs: str) -> None:
     """Move the bundle to its name, or one of which a comparison does not hold to ``NAME.unverified``.
 
+    What else lies in the folder of an earlier bundle stays there. A ``NAME.unverified`` that is something
+    else is left alone; the bundle then gets a number, too.
+
     ``differs``: the words before that comparison, such as "the export differs from its checkpoint". Raises
     VerificationError.
     """
     write_manifest(folder.folder, manifest)
     folder.console.print(edges_table(edges))
     if manifest.verified:
-        publish_folder(folder.folder, out)
+        publish_folder(folder.folder, out, _files_of(out))
         return
-    unverified = out.with_name(out.name + ".unverified")
-    publish_folder(folder.folder, unverified)
+    unverified, number = out.with_name(out.name + ".unverified"), 1
+    while os.path.lexists(unverified) and not _is_unverified(unverified):
+        number += 1
+        unverified = out.with_name(f"{out.name}.unverified-{number}")
+    publish_folder(folder.folder, unverified, _files_of(unverified))
     broken = next(edge for edge in edges if not edge.holds)
     raise VerificationError(
         f"{differs}: {broken.sentence()}; {out.name} was not written, and {unverified.name} is marked as "
@@ -180,10 +206,11 @@ def publish(folder: ExportFolder, out: Path, manifest: Manifest, edges: Sequence
     )
 
 
-def announce(out: Path, manifest: Manifest, console: Console) -> None:
+def announce(out: Path, manifest: Manifest, console: Terminal) -> None:
     """Print the size of a published bundle, and what it took to make."""
     took = manifest.lineage
     console.print(
-        f"[green]verified bundle[/] {out}: {sum(c.bytes for c in manifest.components) / 1e6:.1f} MB, "
-        f"made in {took['export_s']:.0f} s, peak memory {took['export_peak_memory_mb']} MB"
+        f"verified bundle {out}: {sum(c.bytes for c in manifest.components) / 1e6:.1f} MB, "
+        f"made in {took['export_s']:.0f} s, peak memory {took['export_peak_memory_mb']} MB",
+        style="green",
     )

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ class StepStore:
     def prune(self) -> None:
         """Remove the steps of other checkpoints, and the files that no step has any more."""
         used: set[str] = set()
-        for record in self.folder.glob("*.json"):
+        for record in self._ours(".", ".json"):
             try:
                 stored = json.loads(record.read_text())
                 in_use = stored["checkpoint"] == self._checkpoint
@@ -125,9 +126,15 @@ class StepStore:
                 used.update(hashes)
             else:
                 record.unlink()
-        for path in (*self.folder.glob("files/*"), *self.folder.glob("*.lock")):
+        for path in (*self._ours("files", ""), *self._ours(".", ".lock")):
             if path.name not in used:
                 path.unlink()
+
+    def _ours(self, folder: str, suffix: str) -> list[Path]:
+        """List the files that a store has written: each is named by a hash."""
+        found = (self.folder / folder).glob(f"*{suffix}")
+        name = re.compile(rf"[0-9a-f]{{64}}{re.escape(suffix)}")
+        return [path for path in found if name.fullmatch(path.name) and path.is_file()]
 
     def _record(self, key: str) -> Path:
         return self.folder / f"{key}.json"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from calibration.onnx_file import save_graph
 from calibration.qdq import SCOPES
 from export.errors import ExportError
 from export.tensors import ADAPTER_OUTPUTS, OPSET, tensor_specs
@@ -120,8 +121,8 @@ def export_onnx(
     _strip_metadata(model)
     if foreign := sorted({node.domain for node in model.graph.node} - {""}):
         raise ExportError(f"{path.name}: has operators of {', '.join(foreign)}, expected ONNX's own only")
-    onnx.save(model, str(path))
-    onnx.checker.check_model(model, full_check=True)
+    save_graph(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
     inputs, outputs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
     for spec in (*inputs, *outputs):
         if spec.shape[0] != "batch" or any(isinstance(size, str) for size in spec.shape[1:]):
@@ -146,7 +147,7 @@ def _by_torch(part: Part, path: Path) -> None:
         input_names=list(part.inputs),
         output_names=list(part.outputs),
         dynamic_shapes={name: {0: "batch"} for name in _parameters(part)},
-        external_data=False,
+        external_data=False,  # but where one file cannot hold them
         verbose=False,
     )
 
@@ -176,7 +177,7 @@ def _by_transformers(part: Part, path: Path) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param == free:
                 size.dim_param = "batch"
-    onnx.save(model, str(path))
+    save_graph(model, path)
 
 
 EXPORTERS: Mapping[str, Callable[[Part, Path], None]] = {"torch": _by_torch, "transformers": _by_transformers}

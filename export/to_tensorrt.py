@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from runtime.engines.cache import NO_FOLDER, BatchProfile, cache_folder
@@ -22,6 +21,7 @@ from runtime.engines.tensorrt.layers import Int8Report, int8_report
 from runtime.engines.tensorrt.open import DEFAULT_PROFILE, TensorRt, find_tensorrt, open_tensorrt
 from vaemotion.contract.bundle import ENGINE_ROLES, Component, Manifest, read_manifest, verify_files
 from vaemotion.contract.errors import UsageError
+from vaemotion.contract.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ def build_all(
 
 def report(rows: list[EngineRow]) -> None:
     """Print the results. Raises EngineError where a component has no engine."""
-    console = Console()
+    console = Terminal()
     console.print(table(rows))
     for row in rows:
         if row.int8 is not None and row.component.precision == "int8":
             names = ", ".join(row.int8.int8) or "none"
-            console.print(f"{row.component.label}: {row.int8.sentence()}: {names}", highlight=False)
+            console.print(f"{row.component.label}: {row.int8.sentence()}: {names}")
     folder = cache_folder()
     kept = NO_FOLDER if folder is None else f"engines are kept in {folder / 'tensorrt'}"
-    console.print(kept, highlight=False)
+    console.print(kept)
     if missing := [row for row in rows if row.int8 is None]:
         raise EngineError(f"no TensorRT engine of {missing[0].component.label}: {missing[0].outcome}")
 

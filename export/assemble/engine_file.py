@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from calibration.onnx_file import save_graph
 from export.tensors import (
     EXPRESSED_OUTPUTS,
     INDUCED_OUTPUTS,
@@ -27,7 +28,6 @@ BATCH = "batch"
 _REQUIRED_OUTPUTS = {"emo_adapter": (*EXPRESSED_OUTPUTS, *TOKEN_OUTPUTS)}
 _OPTIONAL_OUTPUTS = {"emo_adapter": INDUCED_OUTPUTS}  # all of them or none
 _STANDARD_DOMAINS = ("", "ai.onnx")
-_LARGEST_BYTES = 2**31 - 1  # of one protobuf message
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,13 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def write_engine_file(found: EngineFile, target: Path) -> None:
-    """Write the file as one that other steps read: weights inside, and a name for every node.
-
-    Raises ValueError for weights that one file cannot hold.
-    """
+    """Write the file as one that other steps read: with a name for every node."""
     model = onnx.load(str(found.path))
-    if model.ByteSize() > _LARGEST_BYTES:
-        raise ValueError(f"{found.label} has {model.ByteSize() / 1e9:.1f} GB, and one ONNX file holds 2 GB")
     names = [node.name for node in model.graph.node]
     if "" in names or len(set(names)) < len(names):  # FP16 leaves single nodes out, by name
         for index, node in enumerate(model.graph.node):
             node.name = f"{index}/{node.op_type}"
-    onnx.save(model, str(target))
+    save_graph(model, target)
 
 
 def contract_problems(found: EngineFile, expected: Sequence[TensorSpec]) -> Iterator[str]:

@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from export.assemble.engine_file import weight_files, write_engine_file
 from export.assemble.language import token_embeddings
@@ -46,6 +45,7 @@ from vaemotion.contract import prompts
 from vaemotion.contract.bundle import ENGINE_ROLES, Component, Manifest, sha256_of, write_manifest
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.prompt_tokens import PromptTokens
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.clips.held_out import open_held_out
 
 CALIBRATION_WINDOWS = 64  # on which FP16's overflow is looked for
@@ -85,13 +85,13 @@ def check_recipe(file: Path, options: Options) -> None:
 
     Raises UserError for the first kind of problem. A language model in a folder is not converted.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     parts = _checked_parts(_material(file, options), console)
     if files := parts.language.files:
         largest = max(files, key=lambda found: found.path.stat().st_size).path
         with console.status("language model"):
             token_embeddings(largest, _prompt_ids(parts), has_grid=parts.recipe.grid is not None)
-    console.print(f"[green]{file}: all parts fit[/]", highlight=False)
+    console.print(f"{file}: all parts fit", style="green")
 
 
 def assemble(file: Path, out: Path, options: Options) -> None:
@@ -100,19 +100,21 @@ def assemble(file: Path, out: Path, options: Options) -> None:
     A bundle that is up to date is left alone. Raises UserError and leaves ``out`` as it was when a part does
     not fit, a step fails or a comparison does not hold.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     began_s = time.monotonic()
     refuse_other_folder(out)
     material = _material(file, options)
     identity = _identity(material)
     if is_up_to_date(out, identity):
-        console.print(f"[green]verified bundle[/] {out} is up to date; delete it to rebuild")
+        console.print(f"verified bundle {out} is up to date; delete it to rebuild", style="green")
         return
     parts = _checked_parts(material, console)
-    with failures_as_errors(out, "these parts cannot be assembled"):
-        folder = ExportFolder(out, material.recipe.license, identity, console)
+    with (
+        failures_as_errors(out, "these parts cannot be assembled"),
+        ExportFolder(out, material.recipe.license, identity, console) as folder,
+    ):
         manifest, edges = _made(folder, parts, material)
-        manifest = with_usage(manifest, identity, began_s)
+        manifest = with_usage(manifest, identity, began_s, folder.peak_bytes)
         publish(folder, out, manifest, edges, "the bundle differs from its parts")
     announce(out, manifest, console)
 
@@ -166,11 +168,11 @@ def _identity(material: Material) -> str:
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_parts(material: Material, console: Console) -> Parts:
+def _checked_parts(material: Material, console: Terminal) -> Parts:
     with console.status("running the parts on clips"):
         parts = check_parts(material.recipe, material.clips)
     for line in parts.lines():
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
     return parts
 
 

@@ -58,7 +58,9 @@ def dequantize_gguf(source: Path, folder: Path) -> None:
     texts = {f"{role}_token": fields.tokens[i] for role, i in ids.items() if i is not None}
     with whole_folder(folder) as temporary:
         config.save_pretrained(temporary)
-        save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+        weights = temporary / "model.safetensors"
+        save_file(tensors, weights, {"format": "pt"})
+        weights.chmod(0o644)  # safetensors leaves it to its owner alone
         GenerationConfig(**{f"{role}_token_id": i for role, i in ids.items()}).save_pretrained(temporary)
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from export.gguf.decoder_folder import read_decoder_folder
 from export.gguf.quality import KlReport
@@ -31,6 +31,8 @@ from export.gguf.search import Search, SearchResult, search_types
 from export.gguf.text import SHIPPED_TEXT, TextJudge, text_importance, text_windows
 from export.gguf.write import GGUF_TYPES, write_decoder_gguf
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.files import whole_file
+from vaemotion.contract.terminal import Terminal
 
 _PROBE_WINDOWS = 2  # of those that weigh the rounding errors; they measure single groups of matrices
 
@@ -71,9 +73,9 @@ def folder_to_gguf(
 
     Arguments as of `write_folder_gguf`. Raises UserError.
     """
-    progress, console = Console(stderr=True), Console()
+    progress, console = Terminal(stderr=True), Terminal()
     try:
-        with progress.status(f"{folder.name} → GGUF") as status:
+        with progress.status(Text(f"{folder.name} → GGUF")) as status:
             written = write_folder_gguf(
                 folder,
                 out,
@@ -81,7 +83,7 @@ def folder_to_gguf(
                 material,
                 adapter=adapter,
                 license=license,
-                say=lambda what: status.update(f"{folder.name} → GGUF: {what}"),
+                say=lambda what: status.update(Text(f"{folder.name} → GGUF: {what}")),
             )
         stored = stored_tensors(out)
     except ValueError as error:
@@ -90,9 +92,9 @@ def folder_to_gguf(
     if written.search is not None:
         _print_candidates(console, written.search)
     if written.quality is not None:
-        console.print(f"held-out text: {written.quality.sentence()}", highlight=False)
+        console.print(f"held-out text: {written.quality.sentence()}")
     for remark in written.remarks:
-        console.print(remark, highlight=False, markup=False)
+        console.print(remark)
 
 
 def write_folder_gguf(
@@ -173,10 +175,12 @@ def _quantized(
         say("the reference's distributions")
         judge = TextJudge(unrounded, windows.held_out, threads=threads)
     if not isinstance(wanted, Search):
-        say(f"rounding to {wanted}")
-        types = quantize_gguf(unrounded, target, wanted, importance, threads=threads)
-        say("judging the result")
-        return WrittenGguf(types, None if judge is None else judge(target), None)
+        with whole_file(target) as made:  # gets its name when it is judged
+            say(f"rounding to {wanted}")
+            types = quantize_gguf(unrounded, made, wanted, importance, threads=threads)
+            say("judging the result")
+            quality = None if judge is None else judge(made)
+        return WrittenGguf(types, quality, None)
     assert windows is not None
     assert judge is not None
     probe = TextJudge(unrounded, windows.calibration[:_PROBE_WINDOWS], threads=threads)
@@ -189,7 +193,7 @@ def _quantized(
 # -- the tables -----------------------------------------------------------------------------------------
 
 
-def _print_tensors(console: Console, path: Path, stored: list[StoredTensor], wanted: str | Search) -> None:
+def _print_tensors(console: Terminal, path: Path, stored: list[StoredTensor], wanted: str | Search) -> None:
     table = _table("type", "tensors", "MB", "share")
     total = sum(tensor.bytes for tensor in stored)
     for kind in sorted({tensor.type for tensor in stored}):
@@ -198,13 +202,13 @@ def _print_tensors(console: Console, path: Path, stored: list[StoredTensor], wan
     console.print(table)
     size = f"{path}: {path.stat().st_size / 1e6:.1f} MB"
     if isinstance(wanted, Search):
-        console.print(f"{size}, types by search", highlight=False)
+        console.print(f"{size}, types by search")
         return
     fell_back = fallbacks(stored, wanted)
     for line in _fallback_lines([tensor for tensor in stored if tensor.name in fell_back]):
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}")
     result = f"{len(fell_back)} matrices fell back" if fell_back else "every matrix fits"
-    console.print(f"{size}, {wanted}, {result}", highlight=False)
+    console.print(f"{size}, {wanted}, {result}")
 
 
 def _fallback_lines(fell_back: list[StoredTensor]) -> list[str]:
@@ -224,7 +228,7 @@ def _fallback_lines(fell_back: list[StoredTensor]) -> list[str]:
     return lines
 
 
-def _print_candidates(console: Console, result: SearchResult) -> None:
+def _print_candidates(console: Terminal, result: SearchResult) -> None:
     """Print every file that was measured, and mark the Pareto front and the chosen one."""
     table = _table("file", "MB", "KL mean", "KL p99", "same top-1", "types", "")
     front = result.front()

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import track
 
 from calibration.samples import content_hash
@@ -24,10 +23,10 @@ from export.gguf.quality import kl_and_top1
 from export.int8.material import JudgedWindow, Material, is_rated
 from export.int8.search import valence_arousal
 from runtime.perception.predictor import Predictor, Tokens, adapter_inputs
-from vaemotion.contract import prompts
 from vaemotion.contract.concordance import weighted_ccc
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.terminal import Terminal
 from vaemotion.contract.words import counted
 from vaemotion.data.manifest.item import CONSTRUCTS, Item, label_at
 
@@ -120,7 +119,7 @@ def judge(
     predictors = {"reference": reference, **candidates}
     outputs = {name: _Outputs() for name in predictors}
     known, hashes, media = _Known(), list[str](), list[str]()
-    windows = track(material.windows(), "judging", material.most, console=Console(stderr=True))
+    windows = track(material.windows(), "judging", material.most, console=Terminal(stderr=True))
     for index, window in enumerate(windows):
         hashes.append(content_hash(window.clip))
         known.units.append(window.work)
@@ -207,7 +206,8 @@ def _narration_kl(
     enhanced = {name: predictor.adapt(tokens[name])[1] for name, predictor in predictors.items()}
     reference = predictors["reference"]
     if narration is None:
-        ids = greedy_answer(reference, reference.prompt(enhanced["reference"], prompts.CAPTION.text))
+        question = reference.constants.narrator_question
+        ids = greedy_answer(reference, reference.prompt(enhanced["reference"], question))
     else:
         ids = reference.option_ids(narration)
     logits = {name: _narration_logits(p, enhanced[name], ids) for name, p in predictors.items()}
@@ -220,7 +220,7 @@ def _narration_kl(
 
 def _narration_logits(predictor: AnyPredictor, enhanced: Tokens, ids: Sequence[int]) -> Array:
     """Compute the logits of every token of a narrator's answer, (tokens, vocab)."""
-    prompt = predictor.prompt(enhanced, prompts.CAPTION.text)
+    prompt = predictor.prompt(enhanced, predictor.constants.narrator_question)
     embedded = np.concatenate([prompt, predictor.language_model.embed(ids[:-1])])
     return predictor.language_model.logits(embedded, all_positions=True)[-len(ids) :]
 
@@ -285,7 +285,7 @@ def _jitter(
     """Compute the mean step between successive readings of the same media, candidate over reference."""
     steps: dict[tuple[str, str], list[float]] = {(name, path): [] for name in predictors for path in PATHS}
     streams = material.streams(JITTER_CLIPS)
-    for windows in track(streams, "jitter", JITTER_CLIPS, console=Console(stderr=True)):
+    for windows in track(streams, "jitter", JITTER_CLIPS, console=Terminal(stderr=True)):
         for name, predictor in predictors.items():
             tokens = [predictor.encode(inputs) for inputs in windows]
             for path in PATHS:

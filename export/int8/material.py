@@ -89,21 +89,31 @@ class Material(Protocol):
 
 
 class ArtMaterial:
-    """``count`` works of procedural art's split "validation", for a model that learned on such works."""
+    """``count`` works of procedural art's split "validation", for a model that learned on such works.
+
+    ``question``: that narrations answer. The works have a true answer to the standard one alone.
+    """
 
     name = "procedural art"
     compares_affect = False
 
-    def __init__(self, front_end: FrontEnd, count: int) -> None:
+    def __init__(self, front_end: FrontEnd, count: int, question: str = prompts.CAPTION.text) -> None:
         self._front_end, self.most = front_end, count
-        self.reads: Mapping[str, Any] = {"art": count, "front_end": asdict(front_end)}
+        self._has_answers = question == prompts.CAPTION.text
+        self.reads: Mapping[str, Any] = {
+            "art": count,
+            "front_end": asdict(front_end),
+            "has_answers": self._has_answers,
+        }
 
     def windows(self) -> Iterator[JudgedWindow]:
         """Yield one window of each work."""
         for work, clip in judging_clips(self._front_end, self.most):
             items = tuple(content_item(work, "validation", path) for path in PATHS)
-            end_s = clip.duration_s
-            yield JudgedWindow(clip, end_s, end_s, items, true_answer(work, prompts.CAPTION))
+            end_s, narration = clip.duration_s, None
+            if self._has_answers:
+                narration = true_answer(work, prompts.CAPTION)
+            yield JudgedWindow(clip, end_s, end_s, items, narration)
 
     def streams(self, most: int) -> Iterator[list[EncoderInputs]]:
         """Yield streams of the first works."""

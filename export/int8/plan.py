@@ -62,7 +62,8 @@ class Int8Inputs:
     """Input of the INT8 engines.
 
     ``models``: FP32 graphs by role. ``stays_fp32``: nodes by role that FP16 would overflow. ``samples`` and
-    ``reference`` are called when a step needs them; ``reads`` is what both depend on, for the keys of steps.
+    ``reference`` are called when a step needs them; ``reads`` is what both depend on, for the keys of steps,
+    without the ``question`` of narrations, which counts where those are judged.
     """
 
     folder: ExportFolder
@@ -71,6 +72,7 @@ class Int8Inputs:
     samples: Callable[[], Sequence[Sample]]
     reference: Callable[[], Predictor[Any]]
     reads: Mapping[str, Any]
+    question: str
 
     @cached_property
     def windows(self) -> SearchWindows:
@@ -122,7 +124,7 @@ def judge_int8(inputs: Int8Inputs, plans: Plans, judging: Judging, material: Mat
         report = judge_until_it_holds(inputs, plans, judging, material)
         notes = write_engines(inputs, plans, judged=True)
     except BudgetError as error:
-        inputs.folder.console.print("  INT8 does not hold the budget: FP16 is judged", highlight=False)
+        inputs.folder.console.print("  INT8 does not hold the budget: FP16 is judged")
         raise BudgetError(f"{error}: {judge_fp16(inputs, judging, material)}") from error
     return {**report, **_account(notes)}
 
@@ -226,7 +228,7 @@ def revert_costly_blocks(inputs: Int8Inputs, plans: Plans, max_drop: float) -> N
     _set_states(plans, notes["states"])
     for scheme, damage in notes["damages"].items():
         text = f"  {scheme}: 1 - CCC to FP32 on search windows: {damage:.2g}"
-        inputs.folder.console.print(text, highlight=False)
+        inputs.folder.console.print(text)
 
 
 def revert_blocks_that_are_not_faster(inputs: Int8Inputs, plans: Plans) -> None:
@@ -280,8 +282,7 @@ def judge_until_it_holds(
             if block is None:
                 raise _over_budget(scheme, broken, losses, rounds)
             inputs.folder.console.print(
-                f"  {scheme}: {', '.join(broken[scheme])} over the budget: {block.name} back to FP",
-                highlight=False,
+                f"  {scheme}: {', '.join(broken[scheme])} over the budget: {block.name} back to FP"
             )
     return {
         "budget": asdict(judging.budget),
@@ -360,7 +361,12 @@ def _judgement(inputs: Int8Inputs, candidates: _Candidates, budget: Budget, mate
         }
         return [], {"losses": losses, "not_judged": found.not_judged, "sha256": found.sha256}
 
-    reads = {**inputs.reads, "graphs": candidates.graphs, "material": material.reads}
+    reads = {
+        **inputs.reads,
+        "question": inputs.question,
+        "graphs": candidates.graphs,
+        "material": material.reads,
+    }
     files = tuple(dict.fromkeys((*REFERENCE_FILES, candidates.language_model)))
     notes = inputs.folder.step(Step(candidates.step, make, JUDGING_CODE, reads, files))
     losses = {

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from vaemotion.contract.terminal import Terminal
 
 
-def print_report(verification: Mapping[str, Any], console: Console) -> None:
+def print_report(verification: Mapping[str, Any], console: Terminal) -> None:
     """Print tables of the manifest's ``verification``; nothing for a bundle without INT8."""
     budget = verification.get("budget")
     if not budget:
@@ -24,16 +26,16 @@ def print_report(verification: Mapping[str, Any], console: Console) -> None:
         console.print(
             f"  language model {name}{chosen}: KL {quality['mean_kl_nats']:.2g} nats a token, same likeliest "
             f"token {quality['same_top1_share']:.1%}",
-            highlight=False,
         )
     for text in verification["not_judged"]:
-        console.print(f"  [yellow]not judged:[/] {text}", highlight=False)
+        console.print(f"  not judged: {text}", style="yellow")
     if "int8_share" in budget:
         share = budget["int8_share"]["int8"]
-        console.print(f"  {share:.0%} of the matrix weights are INT8; {budget['speed']}", highlight=False)
+        console.print(f"  {share:.0%} of the matrix weights are INT8; {budget['speed']}")
     else:
         console.print(
-            "  [yellow]no budget was judged[/] (--max-drop none): the end-to-end loss of INT8 is not known"
+            "  no budget was judged (--max-drop none): the end-to-end loss of INT8 is not known",
+            style="yellow",
         )
 
 
@@ -42,7 +44,7 @@ def _losses_table(title: str, losses: Mapping[str, Mapping[str, float]]) -> Tabl
     for column in ("metric", "loss", "at most (95 %)", "allowed", ""):
         table.add_column(column)
     for metric, loss in losses.items():
-        mark = "[green]ok[/]" if loss["bound"] <= loss["allowed"] else "[red]over[/]"
+        mark = Text("ok", "green") if loss["bound"] <= loss["allowed"] else Text("over", "red")
         table.add_row(metric, *(f"{loss[name]:.4f}" for name in ("delta", "bound", "allowed")), mark)
     return table
 

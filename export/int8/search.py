@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from rich.console import Console
 from rich.progress import track
 
 from calibration.fp16 import half_precision
@@ -31,6 +30,7 @@ from runtime.perception.predictor import Predictor, Tokens, adapter_inputs
 from vaemotion.contract.concordance import ccc
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS, EncoderInputs
+from vaemotion.contract.terminal import Terminal
 
 Array = npt.NDArray[Any]
 SEARCH_WINDOWS = 64
@@ -202,7 +202,7 @@ def search(plan: Int8Plan, windows: SearchWindows, ranked: Int8Plan | None) -> N
     if ranked is not None:
         plan.blocks = [replace(block, state="INT8") for block in ranked.blocks]
         return
-    for block in track(plan.blocks, f"{plan.role}: blocks", console=Console(stderr=True), transient=True):
+    for block in track(plan.blocks, f"{plan.role}: blocks", console=Terminal(stderr=True), transient=True):
         block.damage = windows.damage({plan.role: SessionEngine(plan.variant([block.name]))})
 
 

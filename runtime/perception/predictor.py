@@ -27,6 +27,7 @@ from runtime.engines.language_model import (
 )
 from runtime.engines.open import Engine, open_engine
 from runtime.machine.threads import ThreadBudget, thread_budget
+from runtime.perception.encoder_memory import EncoderMemory
 from runtime.sinks.console import error_console
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
@@ -53,10 +54,12 @@ from vaemotion.contract.positions import PictureGrid, text_places
 from vaemotion.contract.prediction import Affect, Prediction, Question, rotated_options
 from vaemotion.contract.prompt_tokens import PromptTokens
 from vaemotion.contract.prompts import PromptTemplate, listed_question
-from vaemotion.contract.speech import UNSET, Speech
+from vaemotion.contract.speech import STANDARD, UNSET, Speech
 
 Float32 = npt.NDArray[np.float32]
-SLACK_TOKENS = 4  # generated beyond the longest option: an article and a full stop
+# Of an answer in words, beyond the longest option: an article and a full stop at least, and the sentence that
+# some models put around it where the context has the room.
+SLACK_TOKENS, SENTENCE_TOKENS = 4, 32
 
 
 class AnsweringModel(Protocol):
@@ -115,6 +118,11 @@ class Constants:
             manifest.speech,
             manifest.picture_grid,
         )
+
+    @property
+    def narrator_question(self) -> str:
+        """The question of narrations as the language model is asked it; the standard one if none is set."""
+        return self.speech.over(STANDARD).question_text
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,7 @@ class Predictor(Generic[A]):
         self.tokenizer = tokenizer
         self.delimiters = delimiters
         self.confidence = confidence
+        self._memories: dict[str, EncoderMemory] = {}  # by the encoder's role
         self._prompt_tokens = PromptTokens(tokenizer, constants.prompt)
         prefix = self.token_ids(constants.prompt.prefix)
         self._prefix_tokens = len(prefix)
@@ -247,22 +256,30 @@ class Predictor(Generic[A]):
         """Return the same predictor with other engines for some roles, or another language model."""
         model = self.language_model if language_model is None else language_model
         parts = {**self.engines, **engines}
-        return Predictor(self.constants, parts, model, self.tokenizer, self.delimiters, self.confidence)
+        made = Predictor(self.constants, parts, model, self.tokenizer, self.delimiters, self.confidence)
+        made._memories |= self._memories
+        return made
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of a part of the prompt's template, which may hold special tokens."""
         return self._prompt_tokens.of_template(text)
 
     def encode(self, inputs: EncoderInputs) -> Tokens:
-        """Encode a window's frames and sound to tokens; each encoder runs at most once."""
+        """Encode a window's frames and sound to tokens; what was encoded lately is not encoded again."""
         width = self.constants.token_width
         visual = np.zeros((0, self.constants.tokens_per_frame, width), np.float32)
         audio = np.zeros((0, width), np.float32)
         if len(inputs.pixels):
-            visual = self.engines["vision_encoder"].run({"pixels": inputs.pixels})["tokens"]
+            visual = self._memory("vision_encoder", "pixels").tokens(inputs.pixels)
         if len(inputs.log_mel):
-            audio = self.engines["audio_encoder"].run({"log_mel": inputs.log_mel})["tokens"][0]
+            audio = self._memory("audio_encoder", "log_mel").tokens(inputs.log_mel)[0]
         return Tokens(visual, inputs.frame_ages_s, audio, inputs.audio_age_s, inputs.sound_s)
+
+    def _memory(self, role: str, input_name: str) -> EncoderMemory:
+        engine, memory = self.engines[role], self._memories.get(role)
+        if memory is None or memory.engine is not engine:
+            memory = self._memories[role] = EncoderMemory(engine, input_name)
+        return memory
 
     def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:
         """Return the affect that a window expresses, and its emotion-enhanced tokens."""
@@ -355,18 +372,19 @@ class Predictor(Generic[A]):
 
     def _written(self, tokens: Tokens, question: Question) -> tuple[str, ...]:
         """Generate one greedy answer per rotation of the listed options."""
-        max_tokens = max(len(self.option_ids(option)) for option in question.options) + SLACK_TOKENS
+        longest = max(len(self.option_ids(option)) for option in question.options)
         texts: list[str] = []
         for options in rotated_options(question.options, question.rotations):
             prompt = self.prompt(tokens, listed_question(question.text, options))
-            needed = self._prefix_tokens + len(prompt) + max_tokens
-            if needed > self.language_model.context_tokens:
+            room = self.language_model.context_tokens - self._prefix_tokens - len(prompt)
+            if room < longest + SLACK_TOKENS:
+                needed = self.language_model.context_tokens - room + longest + SLACK_TOKENS
                 raise UserError(
                     f"question {question.text!r} with its {len(options)} options listed needs {needed} "
                     f"tokens, but the language model's context holds {self.language_model.context_tokens}: "
                     "ask with fewer or shorter options, or leave listing out (--rotations 0)"
                 )
-            texts.append(generate_text(self, prompt, max_tokens)[0])
+            texts.append(generate_text(self, prompt, min(longest + SENTENCE_TOKENS, room))[0])
         return tuple(texts)
 
 
@@ -407,7 +425,7 @@ def open_predictor(
     confidence = confidence_of(manifest)
     if warn and not manifest.verified:
         warning = f"{bundle} is not verified: its results may differ from its checkpoint's; export it again"
-        error_console().print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
+        error_console().print(warning, style="yellow", soft_wrap=True)
     engines = {
         role: open_engine(bundle, manifest, role, threads.engines, precision=precision, engine=engine)
         for role in ENGINE_ROLES

@@ -119,7 +119,7 @@ def test_media_that_calibrate_cannot_judge(stranger: Path, own: Path, tmp_path: 
         UsageError, match=r"the media of calibration item 'train-.*which judges, are the same"
     ):
         export_bundle(stranger, tmp_path / "bundle", options(own, judge=other))
-    assert not (tmp_path / "bundle.partial").exists()
+    assert not list(tmp_path.glob(".bundle.*"))
 
 
 @pytest.mark.parametrize(

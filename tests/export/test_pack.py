@@ -73,6 +73,7 @@ def judged(small_checkpoint: Path, small_bundle: Path, tmp_path_factory: pytest.
             (store / f"{key}.json").unlink()
     make = ExportFolder._make
     keeping = {"export.workshop", "export.step_key", "export.step_store", "vaemotion.contract.files"}
+    keeping |= {"runtime.machine.facts", "vaemotion.contract.terminal", "vaemotion.contract.plain_text"}
 
     def observed(folder: ExportFolder, step: Step, key: str) -> Finished:
         called: set[str] = set()
@@ -284,7 +285,7 @@ def test_a_budget_that_int8_cannot_hold_exits_with_3_and_leaves_no_bundle(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "neither does FP16 (ccc_" in last
     assert last.endswith("allow more with --max-drop")
-    assert [p.name for p in out.parent.iterdir()] == ["bundle.partial"]
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_budget_that_holds_is_judged_and_written_down(
@@ -440,7 +441,7 @@ def test_media_that_cannot_calibrate_are_found_in_the_first_step(
     with pytest.raises(UserError, match=sentence):
         export_bundle(small_checkpoint, tmp_path / "bundle", options)
     assert not (tmp_path / "bundle").exists()
-    assert list((tmp_path / "bundle.partial" / "components").iterdir()) == []
+    assert not list(tmp_path.glob(".bundle.*"))
 
 
 def test_a_disk_without_room_is_refused_before_the_first_step(
@@ -467,8 +468,20 @@ def test_another_option_runs_only_the_steps_that_depend_on_it(
     chosen = manifest.component("language_model")
     assert export(SMALL, "the same elsewhere") == set()
     assert manifest.speech == STANDARD
-    assert export(replace(SMALL, question="How does it feel?")) == set()
-    assert read_manifest(tmp_path / "bundle").speech == replace(STANDARD, question="How does it feel?")
+    ran_anew = export(replace(SMALL, question="How does it feel?"))
+    asked = read_manifest(tmp_path / "bundle")
+    assert asked.speech == replace(STANDARD, question="How does it feel?")
+    spoken, label = asked.verification["language_models"], asked.component("language_model").label
+    judgements = {name for name in ran_anew if name.startswith("judgement of ")}
+    assert judgements
+    # With other answers another language model may be chosen, which is then compared as a whole.
+    may_run = {f"comparison, tokenizer {label}", "comparison, chain as preferred"}
+    assert ran_anew - judgements - may_run == {
+        "importance of the language model's channels",
+        *(f"language_model → {file_type}" for file_type in spoken),
+        f"comparison, logits {label}",
+        "comparison, logits language_model (F16)",
+    }
     assert export(replace(SMALL, precision="fp32")) <= {"comparison, logits language_model (Q8_0)"}
     assert export(replace(SMALL, precision="fp16")) <= {"comparison, chain as preferred"}
     assert export(replace(SMALL, clips=1)) == {

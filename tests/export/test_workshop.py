@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from export.errors import ExportError
 from export.step_store import MadeFile
 from export.workshop import STEPS_VARIABLE, ExportFolder, Made, Step
 from tests.paths import ROOT
 from vaemotion.contract.bundle import TensorSpec, sha256_of
+from vaemotion.contract.terminal import Terminal
 
 SPECS = (TensorSpec("x", ("batch", 3), "float32"),)
 
@@ -31,7 +30,7 @@ def own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(tmp_path: Path, checkpoint: str = "abc") -> ExportFolder:
-    return ExportFolder(tmp_path / "bundle", "Apache-2.0", checkpoint, Console(stderr=True))
+    return ExportFolder(tmp_path / "bundle", "Apache-2.0", checkpoint, Terminal(stderr=True))
 
 
 def made(
@@ -218,26 +217,40 @@ def test_finishing_removes_the_steps_of_another_checkpoint_that_are_not_used_any
     assert len(list(second.store.folder.iterdir())) == 3  # two records and the folder of files
 
 
-def test_an_unfinished_export_of_an_older_version_is_rebuilt_with_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    old = tmp_path / "bundle.partial"
-    (old / "components").mkdir(parents=True)
-    (old / "components" / "engine.onnx").write_text("of the old version")
-    (old / "journal.json").write_text(json.dumps({"identity": {}, "steps": {"engine": {}}}))
-    calls: list[str] = []
-    opened(tmp_path).step(made(calls))
-    assert "bundle.partial is of an older version; its steps are made again" in capsys.readouterr().err
-    assert calls == ["engine"]
-    assert {p.name for p in old.iterdir()} == {"components"}
+def test_what_a_killed_export_left_is_removed_and_what_a_running_one_has_stays(tmp_path: Path) -> None:
+    code = f"""
+    import os, signal
+    from pathlib import Path
+    from export.workshop import ExportFolder
+    from vaemotion.contract.terminal import Terminal
+    with ExportFolder(Path({str(tmp_path / "bundle")!r}), "Apache-2.0", "abc", Terminal()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, cwd=ROOT)
+    [killed] = tmp_path.iterdir()
+    with opened(tmp_path) as running:
+        assert not killed.exists()
+        with opened(tmp_path) as other:
+            assert sorted(tmp_path.iterdir()) == sorted([running.folder, other.folder])
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_somebody_else_is_not_removed(tmp_path: Path) -> None:
-    (tmp_path / "bundle.partial").mkdir()
-    (tmp_path / "bundle.partial" / "thesis.tex").write_text("x")
-    with pytest.raises(ExportError, match=r"bundle.partial holds thesis.tex, .*move the folder away"):
-        opened(tmp_path)
-    assert (tmp_path / "bundle.partial" / "thesis.tex").read_text() == "x"
+def test_a_store_removes_only_what_it_has_written(tmp_path: Path) -> None:
+    users = [
+        *("bundle.steps/notes.json", "bundle.steps/mine.lock", "bundle.steps/files/letter.txt"),
+        *("bundle.steps/inner/notes.txt", ".bundle.mine.export/letter.txt", "bundle.partial/manifest.json"),
+    ]
+    for name in users:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    for checkpoint in ("old", "new"):
+        with opened(tmp_path, checkpoint) as folder:
+            folder.step(made([], reads={"checkpoint": checkpoint}))
+            folder.finish()
+    assert [(tmp_path / name).read_text() for name in users] == ["mine"] * len(users)
+    # Of the first checkpoint nothing is left.
+    assert len(list((tmp_path / "bundle.steps").iterdir())) == 5
+    assert len(list((tmp_path / "bundle.steps" / "files").iterdir())) == 2
 
 
 def test_two_bundles_share_their_steps_where_the_variable_names_a_folder(
@@ -251,7 +264,7 @@ def test_two_bundles_share_their_steps_where_the_variable_names_a_folder(
         folder.finish()
     assert calls == ["engine"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "shared"]
-    assert [p.name for p in (tmp_path / "2").iterdir()] == ["bundle.partial"]
+    assert list((tmp_path / "2").iterdir()) == [folder.folder]
 
 
 def test_a_file_system_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

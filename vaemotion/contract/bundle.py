@@ -23,6 +23,8 @@ from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import FrontEnd
 from vaemotion.contract.image import ImageConfig, prepare_frame
+from vaemotion.contract.onnx_weights import DATA_SUFFIX, external_files
+from vaemotion.contract.plain_text import plain_values
 from vaemotion.contract.positions import PictureGrid
 from vaemotion.contract.prompts import PromptTemplate
 from vaemotion.contract.records import strict_record
@@ -56,7 +58,9 @@ class Component:
 
     ``path`` is relative to the bundle. ``precision``: such as "fp32", "F16" (GGUF), or "none". ``licence``:
     an SPDX identifier. ``weights_bytes``, ``activation_bytes``: memory of an engine's weights, and the most
-    that a batch of one needs besides them; 0 where it is not known.
+    that a batch of one needs besides them; 0 where it is not known. ``data_sha256``: of the file
+    ``path``.data, which holds the weights of an engine that one file cannot hold; "" where there is none.
+    ``data_bytes``: its size, which ``bytes`` includes.
     """
 
     role: str
@@ -69,11 +73,21 @@ class Component:
     outputs: tuple[TensorSpec, ...] = ()
     weights_bytes: int = 0
     activation_bytes: int = 0
+    data_sha256: str = ""
+    data_bytes: int = 0
 
     @property
     def label(self) -> str:
         """The role with its precision, for messages."""
         return self.role if self.precision == "none" else f"{self.role} ({self.precision})"
+
+    @property
+    def files(self) -> dict[str, tuple[int, str]]:
+        """Size and SHA-256 of each of its files, by path."""
+        files = {self.path: (self.bytes - self.data_bytes, self.sha256)}
+        if self.data_sha256:
+            files[self.path + DATA_SUFFIX] = (self.data_bytes, self.data_sha256)
+        return files
 
 
 @dataclass(frozen=True)
@@ -149,8 +163,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"export the checkpoint again with this version"
         )
     try:
-        manifest = _manifest_from(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        manifest = _manifest_from(_plain(values))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"{file} is not a manifest that this version implements: {error}") from error
     for component in manifest.components:
         component_path(folder, component)
@@ -159,12 +173,18 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest's values with plain text, except what the language model is told."""
+    told = ("prompt", "speech")
+    return {key: value if key in told else plain_values(value) for key, value in values.items()}
+
+
 def _manifest_from(values: dict[str, Any]) -> Manifest:
     components = tuple(
         strict_record(
             Component,
             {
-                **_NO_MEMORY,
+                **_OLDER_COMPONENT,
                 **entry,
                 "inputs": _specs(entry["inputs"]),
                 "outputs": _specs(entry["outputs"]),
@@ -231,41 +251,61 @@ def _specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
 
 # Of manifests that are older than these fields.
 _NO_PICTURE_TEXTS = {"before_picture": "", "after_picture": "", "stops": ()}
-_NO_MEMORY = {"weights_bytes": 0, "activation_bytes": 0}
+_OLDER_COMPONENT = {"weights_bytes": 0, "activation_bytes": 0, "data_sha256": "", "data_bytes": 0}
 
 
 def component_path(folder: Path, component: Component) -> Path:
     """Return the component's file. Raises BundleError for a path that leaves the bundle."""
+    return _file_path(folder, component, component.path)
+
+
+def _file_path(folder: Path, component: Component, name: str) -> Path:
     root = folder.resolve()
     if component.role not in ROLES:
         raise BundleError(
             f"the manifest lists the role {component.role!r}; this runtime knows {', '.join(ROLES)}"
         )
     try:
-        path = (root / component.path).resolve()
+        path = (root / name).resolve()
         path.is_file()  # fails on a name that no file can have
     except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise BundleError(
-            f"{component.label}: {component.path!r} cannot be the path of a file ({error})"
-        ) from error
-    if Path(component.path).is_absolute() or not path.is_relative_to(root):
-        raise BundleError(f"{component.label}: its path {component.path!r} leaves the bundle's folder")
+        raise BundleError(f"{component.label}: {name!r} cannot be the path of a file ({error})") from error
+    if Path(name).is_absolute() or not path.is_relative_to(root):
+        raise BundleError(f"{component.label}: its path {name!r} leaves the bundle's folder")
     return path
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check size and sha256 of every component. Raises BundleError that names the first wrong one."""
+    """Check size and sha256 of every component's files, and that an engine reads no other files.
+
+    Raises BundleError that names the first wrong one.
+    """
     for component in manifest.components:
-        path = component_path(folder, component)
-        if not path.is_file():
-            raise BundleError(f"{component.label}: {component.path} is missing; {_WAY_OUT}")
-        size = path.stat().st_size
-        if size != component.bytes:
-            raise BundleError(
-                f"{component.label}: {component.path} has {size} bytes, not {component.bytes}; {_WAY_OUT}"
-            )
-        if sha256_of(path) != component.sha256:
-            raise BundleError(f"{component.label}: {component.path} is damaged (sha256 differs); {_WAY_OUT}")
+        for name, (bytes_, sha256) in component.files.items():
+            path = _file_path(folder, component, name)
+            if not path.is_file():
+                raise BundleError(f"{component.label}: {name} is missing; {_WAY_OUT}")
+            size = path.stat().st_size
+            if size != bytes_:
+                raise BundleError(f"{component.label}: {name} has {size} bytes, not {bytes_}; {_WAY_OUT}")
+            if sha256_of(path) != sha256:
+                raise BundleError(f"{component.label}: {name} is damaged (sha256 differs); {_WAY_OUT}")
+        if component.role in ENGINE_ROLES:
+            _refuse_unlisted_weights(component, component_path(folder, component))
+
+
+def _refuse_unlisted_weights(component: Component, path: Path) -> None:
+    """Raise BundleError for a graph that reads weights from a file whose hash the manifest does not have."""
+    try:
+        reads = external_files(path)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{component.label}: {component.path} is not an ONNX file ({error})") from error
+    listed = {Path(name).name for name in component.files} - {path.name}
+    if unlisted := sorted(reads - listed):
+        raise BundleError(
+            f"{component.label}: {component.path} reads weights from {shown(unlisted[0])}, which the "
+            f"manifest does not list; {_WAY_OUT}"
+        )
 
 
 def read_golden(folder: Path, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:

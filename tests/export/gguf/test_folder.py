@@ -113,6 +113,30 @@ def test_importance_of_the_text_weighs_the_errors(folder: Path, tmp_path: Path) 
     assert judge(weighted).mean_kl_nats < judge(plain).mean_kl_nats
 
 
+@pytest.mark.parametrize("failing", ["judging", "search"])
+def test_a_file_that_is_not_accepted_leaves_the_one_before_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    out = tmp_path / "m.gguf"
+    out.write_bytes(b"the file before")
+    names: list[str] = []
+
+    def refuse(judge: TextJudge, path: Path) -> None:
+        names.append(path.name)
+        raise ValueError("its logits are not finite")
+
+    wanted: tuple[str, ...] = ("--type", "Q4_0")
+    if failing == "judging":
+        monkeypatch.setattr(TextJudge, "__call__", refuse)
+    else:
+        wanted = ("--type", "auto", "--max-mb", "0.001")
+    assert main(["gguf", str(folder), "--out", str(out), *wanted]) == 1
+    assert out.name not in names
+    assert bool(names) == (failing == "judging")
+    assert out.read_bytes() == b"the file before"
+    assert {path.name for path in tmp_path.iterdir()} == {"llama", "m.gguf"}
+
+
 def test_a_search_prints_every_file_that_it_measured(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,15 +1,16 @@
 """Choice of what gives way while INT8 does not hold its budget: a block, or the language model's type."""
 
+import io
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from export.int8.judge import Budget, Judgement, Loss
 from export.int8.plan import Judging, judge_until_it_holds
 from export.int8.search import Block, Int8Plan
+from vaemotion.contract.terminal import Terminal
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_the_language_model_gives_way_only_where_its_own_loss_explains_the_diver
         return Judgement({"int8": {"kl_nats": Loss(bound, bound, judging.budget.max_kl_nats)}}, [], [])
 
     monkeypatch.setattr("export.int8.plan._judge", judged)
-    inputs: Any = SimpleNamespace(folder=SimpleNamespace(console=Console(quiet=True)))
+    inputs: Any = SimpleNamespace(folder=SimpleNamespace(console=Terminal(file=io.StringIO())))
     material: Any = SimpleNamespace(name="art")
     judging = Judging(material, Budget(), {"Q8_0": lambda: None, "F16": lambda: None}, own_kl_nats)
     report = judge_until_it_holds(inputs, plans, judging, material)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from rich.console import Console
 
 from calibration.qdq import SCHEMES, weight_products
 from calibration.samples import procedural_samples
@@ -35,6 +35,7 @@ from export.workshop import ExportFolder, Made, Step
 from runtime.engines.io import Arrays
 from runtime.perception.predictor import Predictor, open_predictor
 from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
+from vaemotion.contract.terminal import Terminal
 
 PLANTED = "vision_model.encoder.layers.0.mlp"
 GAIN = 4000.0
@@ -88,7 +89,7 @@ def folder(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
         return files, {}
 
     opened = ExportFolder(
-        tmp_path_factory.mktemp("int8") / "bundle", "Apache-2.0", "checkpoint", Console(quiet=True)
+        tmp_path_factory.mktemp("int8") / "bundle", "Apache-2.0", "checkpoint", Terminal(file=io.StringIO())
     )
     opened.step(Step("files of a bundle", make, (), {"sha256": [c.sha256 for c in manifest.components]}))
     return opened
@@ -101,7 +102,8 @@ def inputs(folder: ExportFolder, reference: Predictor[Any], models: dict[str, on
     samples = list(procedural_samples(reference.constants.front_end, 18))
     spiked = {**models, "vision_encoder": planted(models["vision_encoder"])}
     stays = dict.fromkeys(ENGINE_ROLES, ())
-    return Int8Inputs(folder, spiked, stays, lambda: samples, lambda: reference, {"planted": True})
+    question = reference.constants.narrator_question
+    return Int8Inputs(folder, spiked, stays, lambda: samples, lambda: reference, {"planted": True}, question)
 
 
 @pytest.fixture
