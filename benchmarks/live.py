@@ -48,6 +48,7 @@ from runtime.sources.config import CameraConfig
 from runtime.sources.feed import Arrived
 from runtime.sources.supervision import LiveFeed
 from tests.live_peers import free_port, mjpeg_server, sound_server, tone, until
+from vaemotion.contract.address import Address
 from vaemotion.data.art.art import Work, draw_frame, sample_work, synthesize, work_seed
 
 HALF_S = 2.0
@@ -153,7 +154,7 @@ def on_loopback(
     predictor: DevicePredictor, port: int, clock: MonotonicClock, stop: Stop
 ) -> tuple[LiveFeed, LiveSession]:
     """Open the camera at ``port`` and the sound server's microphone for a live run."""
-    config = LiveConfig(camera=CameraConfig(device=f"http://127.0.0.1:{port}/camera"))
+    config = LiveConfig(camera=CameraConfig(device=Address(f"http://127.0.0.1:{port}/camera")))
     feed = build_live_feed(config, clock)
     hop_s = predictor.constants.front_end.windows.frame_hop_s
     return feed, LiveSession(config, feed, clock, hop_s, ControlState(), stop)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from vaemotion.contract.errors import UsageError, UserError
 
@@ -25,6 +26,18 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def parse_networks(texts: Sequence[str]) -> list[IPv4Network | IPv6Network]:
+    """Return addresses and networks such as 192.168.1.30 and 10.0.0.0/24. Raises ValueError for another."""
+    return [ip_network(text, strict=False) for text in texts]
+
+
+def is_within(host: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Return True for a numeric address within one of the networks; an IPv4 peer may come by IPv6."""
+    address = ip_address(host.partition("%")[0])  # without the scope of a link-local address
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return any((mapped or address) in network for network in networks)
 
 
 def parse_endpoint(text: str, option: str, default_host: str = "") -> tuple[str, int]:

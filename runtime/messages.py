@@ -8,6 +8,7 @@ order.
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -19,10 +20,10 @@ import numpy.typing as npt
 
 from vaemotion.contract.address import without_secrets
 from vaemotion.contract.image import Picture
+from vaemotion.contract.plain_text import plain
 
 TIMELINE_SCHEMA = 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Sound:
     time_s: float
     # (n,) float32 in [-1, 1], one channel at 16 kHz.
     samples: npt.NDArray[np.float32]
+    # Samples of the device that were not finite, and became silence.
+    broken: int = 0
+
+
+def _plain_fields(message: object, *names: str) -> None:
+    """Make texts of a frozen message plain lines: a device, a bundle, a model or a library wrote them."""
+    for name in names:
+        text = " ".join(line.strip() for line in getattr(message, name).split("\n"))
+        object.__setattr__(message, name, plain(text))
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,21 @@ class Start:
     version: str
     schema: int = TIMELINE_SCHEMA
 
+    def __post_init__(self) -> None:
+        _plain_fields(self, "bundle", "source", "pace", "version")
+        object.__setattr__(self, "engines", tuple(map(plain, self.engines)))
+
+
+class NotFinite(ValueError):
+    """A reading that would hold NaN or infinity."""
+
 
 @dataclass(frozen=True)
 class Reading:
-    """The affect that the work expresses at one time."""
+    """The affect that the work expresses at one time.
+
+    Raises NotFinite where a number in it is NaN or infinite: such a result is no evidence of anything.
+    """
 
     # Time of the newest evidence.
     time_s: float
@@ -112,6 +133,11 @@ class Reading:
     # The show's state (``runtime.show.show``); None without a show.
     state: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in {**self.__dict__, **self.emotions}.items():
+            if not (value is None or isinstance(value, str | dict) or math.isfinite(value)):
+                raise NotFinite(f"{name} of a reading must be finite, got {value}")
+
 
 @dataclass(frozen=True)
 class Narration:
@@ -123,8 +149,9 @@ class Narration:
     about_s: float
     # Whole sentences in one line.
     text: str
-    # False in timelines of versions that published narrations which were canceled or cut.
-    complete: bool
+
+    def __post_init__(self) -> None:
+        _plain_fields(self, "text")
 
     @property
     def age_s(self) -> float:
@@ -138,6 +165,9 @@ class Notice:
 
     time_s: float
     text: str
+
+    def __post_init__(self) -> None:
+        _plain_fields(self, "text")
 
 
 @dataclass(frozen=True)
@@ -197,6 +227,9 @@ class Status:
     narrations: int = 0
     # Counts of those that were not, by reason (``runtime.narration.narrator.Withheld``).
     narrations_withheld: dict[str, int] = field(default_factory=dict[str, int])
+    # Counts by kind of what the run survived: messages that were not written, input that could not be used,
+    # results that are not finite.
+    lost: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -224,6 +257,9 @@ class End:
     # Counts of narrations that were not published, by reason.
     narrations_withheld: dict[str, int] = field(default_factory=dict[str, int])
 
+    def __post_init__(self) -> None:
+        _plain_fields(self, "reason", "started_at")
+
 
 Message = Start | Reading | Narration | Notice | Status | End
 
@@ -244,14 +280,6 @@ def to_json(message: Message) -> str:
 def source_name(source: str) -> str:
     """Return a source's public name: a file without folders, an address without what may be secret."""
     if source.startswith("/"):
-        return printable(source.rpartition("/")[2])
+        return plain(source.rpartition("/")[2])
     devices = re.split(r", (?=microphone )", source)
-    return printable(", ".join(without_secrets(device) for device in devices))
-
-
-def printable(name: str) -> str:
-    """Return a file's name as every terminal and every encoding of Unicode can show it.
-
-    Control characters and bytes that are not UTF-8, which Python keeps as surrogates, become escapes: \\xe9.
-    """
-    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+    return plain(", ".join(without_secrets(device) for device in devices))

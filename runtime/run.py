@@ -27,7 +27,9 @@ from runtime.config import (
     LiveConfig,
     NarratorConfig,
     OutConfig,
+    RecordConfig,
     RuntimeConfig,
+    exposed_password,
     read_live_config,
 )
 from runtime.endpoints import LOOPBACK, authority, parse_endpoint
@@ -40,11 +42,11 @@ from runtime.machine.memory import return_large_blocks
 from runtime.machine.stop import Stop, signals
 from runtime.machine.threads import thread_budget
 from runtime.machine.watchdog import RESTART_ME, is_fatal_gpu_error
-from runtime.messages import Start, printable, source_name
+from runtime.messages import Start, source_name
 from runtime.narration.narrator import InLoopNarrator, NarrationMaker, Narrator, SilentNarrator
 from runtime.perception.perception import Perception
 from runtime.perception.predictor import DevicePredictor, open_predictor
-from runtime.perception.recorder import FeatureRecorder
+from runtime.perception.recorder import PRIVACY, FeatureRecorder, PartLimits
 from runtime.perception.replay import Replay
 from runtime.perception.ticks import WHOLE_SOURCE, Intake, IntakeOptions, Tap, batch_ticks
 from runtime.session import Session
@@ -67,9 +69,12 @@ from runtime.sources.microphone import Microphone
 from runtime.sources.preview import Preview
 from runtime.sources.rhythm import SLOWEST_S
 from runtime.sources.supervision import FREEZE_S, Device, DeviceThread, LiveFeed, Role
+from vaemotion.contract.address import Address
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError
+from vaemotion.contract.plain_text import plain
 from vaemotion.contract.settings import Impossible
+from vaemotion.contract.terminal import tell
 
 PACES = ("real", "max")
 CAMERA_QUEUE = 16  # frames are large
@@ -91,6 +96,8 @@ class RunOptions:
     osc_in: str | None = None
     # New file for features, new folder for media.
     record: Path | None = None
+    # Record mean tokens only.
+    pooled: bool = False
     keep_media: Path | None = None
     profile: bool = False
 
@@ -111,6 +118,8 @@ def run(
     return_large_blocks()
     read_config = functools.partial(_configure, config_file, overrides, options)
     config, live = read_config(), source is None
+    if config_file and live and (warning := exposed_password(config_file, overrides)):
+        tell(f"vaemotion: warning: {warning}", stderr=True)
     file = None if source is None else FileSource(source)
     preview = Preview() if config.web.preview and live else None
     sinks = [build_sink(parse_sink(out), config, preview, live) for out in config.out.sinks]
@@ -126,15 +135,18 @@ def run(
         hop_s = predictor.constants.front_end.windows.frame_hop_s
         feed = build_live_feed(config, clock) if file is None else FileFeed(file, clock, hop_s)
         closing.callback(feed.close)
-        controls = ControlState(_open_controls(config.controls.osc_in, closing))
-        perception = Perception(predictor, _open_recorder(options.record, bundle, predictor, closing))
-        taps = [*_open_keeper(options.keep_media, closing), *((preview,) if preview else ())]
+        controls = ControlState(_open_controls(config.controls, closing))
+        limits = PartLimits(round(config.record.max_mb * 1e6), config.record.keep) if live else None
+        recorder = _open_recorder(options, bundle, predictor, limits, closing)
+        perception = Perception(predictor, recorder)
+        keeper = _open_keeper(options.keep_media, config.record, closing)
+        taps = [*keeper, *((preview,) if preview else ())]
         boxes = open_sinks(sinks, "wait" if at_full_pace else "drop-oldest", stop)
         publisher = Publisher(boxes, status_to_all=live)
         if isinstance(feed, LiveFeed):
             reload = read_config if config_file else None
             presenter = closing.enter_context(LiveSession(config, feed, clock, hop_s, controls, stop, reload))
-            intake = IntakeOptions(config.camera.device != NONE, config.microphone.device != NONE)
+            intake = IntakeOptions(config.camera.used, config.microphone.device != NONE)
         else:
             presenter = FilePresenter(config.narrator.every_s, controls, clock, config.narrator)
             components = read_manifest(bundle).components
@@ -163,7 +175,7 @@ def replay_recording(bundle: Path, recording: Path, outs: Sequence[str], threads
         presenter = FilePresenter(0.0, ControlState(), ManualClock())
         publisher = Publisher(open_sinks(sinks, "wait", stop))
         session = Session(ticks, presenter, publisher, SilentNarrator(), stop)
-        return _run_to_its_end(session, describe(bundle, printable(recording.name), "max", predictor))
+        return _run_to_its_end(session, describe(bundle, plain(recording.name), "max", predictor))
 
 
 def build_sink(
@@ -189,7 +201,7 @@ def build_sink(
             file = config.web.token_file
             token = Path(file).read_text().strip() if file else None
             page = f"http://{authority(target.host, target.port)}/{'?token=…' if token else ''}"
-            print(f"page: {page}", file=sys.stderr)
+            tell(f"page: {page}", stderr=True)
             return target.name, lambda: WebSink(target.host, target.port, token=token, preview=preview)
 
 
@@ -209,11 +221,13 @@ def open_sinks(
 def build_live_feed(config: LiveConfig, clock: Clock) -> LiveFeed:
     """Return the configured devices, each behind a thread that opens it whenever it is there."""
     devices, microphone = dict[Role, Device](), Microphone(config.microphone, clock)
-    if config.camera.device != NONE:
+    if config.camera.used:
         stream, freeze_s = Camera(config.camera, clock).stream, config.camera.freeze_s or FREEZE_S
-        devices["camera"] = DeviceThread("camera", stream, clock, freeze_s, CAMERA_QUEUE, SLOWEST_S)
+        address = config.camera.device
+        devices["camera"] = DeviceThread("camera", stream, clock, freeze_s, CAMERA_QUEUE, SLOWEST_S, address)
     if config.microphone.device != NONE:
-        devices["microphone"] = DeviceThread("microphone", microphone.stream, clock)
+        address = Address(config.microphone.device)
+        devices["microphone"] = DeviceThread("microphone", microphone.stream, clock, address=address)
     return LiveFeed(devices, clock, lambda: microphone.drift_ppm)
 
 
@@ -235,7 +249,7 @@ def build_session(
 def _narrator(perception: Perception, clock: Clock, stop: Stop) -> NarrationMaker:
     predictor = perception.predictor
     if not predictor.language_model.available:
-        print(f"vaemotion: readings without narration: {NO_LLAMA}", file=sys.stderr)
+        tell(f"vaemotion: readings without narration: {NO_LLAMA}", stderr=True)
         return SilentNarrator()
     if clock.simulated:
         return InLoopNarrator(predictor, perception.times, stop)
@@ -290,6 +304,11 @@ def _configure(file: Path | None, overrides: Sequence[str], options: RunOptions)
     if options.osc_in is not None:
         parse_endpoint(options.osc_in, "--osc-in", LOOPBACK)
         config = replace(config, controls=_with(config.controls, "--osc-in", osc_in=options.osc_in))
+        if config.controls.open_to_all:
+            raise UsageError(
+                f"--osc-in {options.osc_in} is on a network: name the addresses whose controls are taken as "
+                "allow in [controls] of the configuration (--config), or listen on loopback"
+            )
     return config
 
 
@@ -301,33 +320,41 @@ def _with(section: _Section, option: str, **values: object) -> _Section:
         raise UsageError(f"{option} {next(iter(error.fields.values()))}") from error
 
 
-def _open_controls(endpoint: str, closing: contextlib.ExitStack) -> Controls | None:
-    if not endpoint:
+def _open_controls(config: ControlsConfig, closing: contextlib.ExitStack) -> Controls | None:
+    if not config.osc_in:
         return None
-    host, port = parse_endpoint(endpoint, "--osc-in", LOOPBACK)
-    return closing.enter_context(contextlib.closing(Controls(host, port)))
+    host, port = parse_endpoint(config.osc_in, "--osc-in", LOOPBACK)
+    return closing.enter_context(contextlib.closing(Controls(host, port, config.allow)))
 
 
 def _open_recorder(
-    file: Path | None, bundle: Path, predictor: DevicePredictor, closing: contextlib.ExitStack
+    options: RunOptions,
+    bundle: Path,
+    predictor: DevicePredictor,
+    limits: PartLimits | None,
+    closing: contextlib.ExitStack,
 ) -> FeatureRecorder | None:
-    if file is None:
+    if options.record is None:
         return None
-    recorder = FeatureRecorder(file, sha256_of(bundle / MANIFEST_FILE), predictor.constants)
+    print(f"vaemotion: {PRIVACY}", file=sys.stderr)
+    sha256 = sha256_of(bundle / MANIFEST_FILE)
+    recorder = FeatureRecorder(options.record, sha256, predictor.constants, limits, pooled=options.pooled)
     return closing.enter_context(contextlib.closing(recorder))
 
 
-def _open_keeper(folder: Path | None, closing: contextlib.ExitStack) -> Sequence[Tap]:
+def _open_keeper(folder: Path | None, bounds: RecordConfig, closing: contextlib.ExitStack) -> Sequence[Tap]:
     if folder is None:
         return ()
-    return (closing.enter_context(contextlib.closing(MediaKeeper(folder))),)
+    keeper = MediaKeeper(folder, round(bounds.max_mb * 1e6), bounds.keep)
+    return (closing.enter_context(contextlib.closing(keeper)),)
 
 
 def _public_name(config: LiveConfig, source: Path | None) -> str:
     """Return the source as anybody may see it: a file without folders, devices without passwords."""
     if source is not None:
-        return printable(source.name)
-    names = {"camera": source_name(config.camera.device), "microphone": config.microphone.device}
+        return plain(source.name)
+    camera, microphone = config.camera.device, Address(config.microphone.device)
+    names = {"camera": source_name(str(camera)), "microphone": str(microphone)}
     return ", ".join(f"{role} {name}" for role, name in names.items() if name != NONE)
 
 
@@ -340,6 +367,6 @@ def _run_to_its_end(session: Session, start: Start) -> int:
     except Exception as error:
         if not is_fatal_gpu_error(error):
             raise
-        print(f"vaemotion: GPU lost; restarting is required: {error}", file=sys.stderr)
+        tell(f"vaemotion: GPU lost; restarting is required: {error}", stderr=True)
         return RESTART_ME
     return 128 + session.stop.signal if session.stop.signal else 0

@@ -89,6 +89,7 @@ class Baseline:
 
 FAST = {"--config": "{config}", "--pace": "max", "--narrate-every": "0", "--out": "jsonl:{new}"}
 BASELINES: dict[Words, Baseline] = {
+    ("base", "small"): Baseline(options={"--out": "{new}", "--wheelhouse": "{folder}"}),
     ("demo",): Baseline(options={"--clip": "{image}", "--bundle": "{bundle}", "--out": "{new}"}),
     ("run",): Baseline(("{bundle}", "{image}"), FAST),
     ("record",): Baseline(
@@ -113,6 +114,8 @@ BASELINES: dict[Words, Baseline] = {
     ("data", "build", "procedural"): Baseline(
         options={"--out": "{new}", "--split": "test", "--count": "1"}, long=True
     ),
+    ("data", "build", "music"): Baseline(options={"--out": "{new}", "--count": "1"}, long=True),
+    ("data", "build", "soundscapes"): Baseline(options={"--out": "{new}", "--count": "1"}, long=True),
     ("data", "build", "artemo-open"): Baseline(options={"--out": "{new}", "--count": "1"}, long=True),
     ("data", "build", "medley"): Baseline(options={"--out": "{new}.mkv", "--count": "1"}, long=True),
     **{

@@ -25,6 +25,7 @@ LONGEST = (
     "runtime/commands/doctor/test_doctor.py",
     "vaemotion/training/ablations/test_run.py",
     "export/test_own_media.py",
+    "test_large_engines.py",
     "runtime/test_run.py",
     "export/int8/test_search.py",
     "vaemotion/training/test_stages.py",

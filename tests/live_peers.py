@@ -154,8 +154,8 @@ def numbered_frame(number: int, width: int = 160, height: int = 120) -> np.ndarr
 class MjpegServer:
     """A camera as MJPEG over HTTP.
 
-    ``mode``: "moves", "same" (one frame again and again) or "silent"; ``scale``: of its frames. ``begin_s``:
-    time from a request to the first frame.
+    ``mode``: "moves", "same" (one frame again and again), "silent" or "refuses" (401); ``scale``: of its
+    frames. ``begin_s``: time from a request to the first frame.
     """
 
     def __init__(self, port: int, rate_hz: float = 25.0, begin_s: float = 0.0) -> None:
@@ -182,6 +182,9 @@ class MjpegServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
+        if self.mode == "refuses":
+            request.send_error(401, f"wrong password for {request.path}")
+            return
         request.send_response(200)
         request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         request.end_headers()

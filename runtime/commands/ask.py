@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from runtime.clock import ManualClock
 from runtime.machine.memory import return_large_blocks
@@ -30,6 +29,7 @@ from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.image import squash
 from vaemotion.contract.settings import shown
 from vaemotion.contract.speech import STANDARD, Speech
+from vaemotion.contract.terminal import Terminal
 from vaemotion.contract.windows import EPSILON_S, grid_index, window_frame_indices
 
 ANSWER_TOKENS = 60  # of free text, at most
@@ -198,9 +198,9 @@ def answer(
 
 def _print(result: AskResult, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(result), ensure_ascii=False))
+        print(json.dumps(asdict(result)))
         return
-    console, reading = Console(highlight=False, markup=False), result.reading
+    console, reading = Terminal(), result.reading
     console.print(result.answer, style="bold")
     if result.cut:
         console.print("the answer was cut at its limit; --tokens gives it more", style="dim")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runtime.engines.golden import (
     Array,
@@ -36,6 +36,7 @@ from vaemotion.contract.bundle import (
     verify_files,
 )
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.terminal import Terminal
 
 ON_GPU = {"tensorrt": ", on TensorRT", "cuda": ", on CUDA"}
 
@@ -80,12 +81,17 @@ def edges_table(edges: Sequence[Edge]) -> Table:
         wraps = column == "comparison"
         table.add_column(column, no_wrap=not wraps, min_width=12 if wraps else None)
     for edge in _worst_of_batches(edges):
-        mark = "[green]ok[/]" if edge.holds else "[red]breach[/]"
+        mark = Text("ok", "green") if edge.holds else Text("breach", "red")
         relation = "≥" if edge.at_least else "≤"
         signal = (_shown(edge.cosine_p1, ".4f"), _shown(edge.sqnr_db, ".0f"))
         component = edge.component.replace("language_model", "llm").replace("_encoder", "")
         table.add_row(
-            component, edge.what, f"{edge.measured:.2g}", *signal, f"{relation} {edge.allowed:.2g}", mark
+            Text(component),
+            Text(edge.what),
+            f"{edge.measured:.2g}",
+            *signal,
+            f"{relation} {edge.allowed:.2g}",
+            mark,
         )
     return table
 
@@ -112,12 +118,12 @@ def _shown(value: float | None, form: str) -> str:
 
 def report(bundle: Path, edges: Sequence[Edge]) -> None:
     """Print the comparisons. Raises VerificationError where one does not hold."""
-    console = Console()
+    console = Terminal()
     console.print(edges_table(edges))
     broken = [edge for edge in edges if not edge.holds]
     if broken:
         raise VerificationError(f"{bundle} is broken: {broken[0].sentence()}; export the checkpoint again")
-    console.print(f"[green]{bundle}: every file is intact, {len(edges)} comparisons hold[/]")
+    console.print(f"{bundle}: every file is intact, {len(edges)} comparisons hold", style="green")
 
 
 def verify_bundle(bundle: Path) -> None:

@@ -1,14 +1,18 @@
 """The choice of the engine that executes an ONNX component on this machine.
 
-The order is TensorRT, ONNX Runtime on CUDA, ONNX Runtime on the CPU. The choice is made once, at start, and
-announced with the reason for which each faster engine was left out.
+The order is TensorRT, ONNX Runtime on CUDA, ONNX Runtime on the CPU. The choice is made at start, and
+announced with the reason for which each faster engine was left out. The engines of ONNX Runtime that come
+later in the order stand behind it (``FallbackEngine``): a run takes the next one where the chosen one gives
+nothing finite.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from runtime.engines.fallback import FallbackEngine
 from runtime.engines.gpu import tensorrt_is_installed
 from runtime.engines.io import Arrays, Engine, EngineError, EngineUnavailable, OpenedEngine
 from runtime.engines.onnx import OnnxRuntimeEngine
@@ -60,7 +64,15 @@ def open_engine(
             skipped.append(str(error))
             continue
         opened.announcement += _why_not_earlier(skipped)
-        return opened
+        names = list(PRECISIONS) if engine is None else [engine]
+        later = [
+            functools.partial(_OPEN[other], folder, manifest, [component], threads)
+            for other in names[names.index(name) :]
+            if other != "tensorrt"  # an engine that is built first would keep a run waiting for minutes
+            for component in candidates(manifest, role, other, precision)
+            if (other, component) != (name, opened.component)
+        ]
+        return FallbackEngine(opened, later) if later else opened
     label = role if precision is None else f"{role} ({precision})"
     reasons = "; ".join(skipped) or _nothing_runs(manifest, role, engine)
     raise EngineError(f"{label}: no engine of this machine runs it: {reasons}")

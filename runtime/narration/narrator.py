@@ -65,7 +65,7 @@ def narrate(
     text = " ".join(whole_sentences(said.text, ended=said.ended)[: speech.sentences])
     if not text:
         return Withheld("cut")
-    return Narration(round(now_s(), 3), evidence.reading.time_s, text, complete=True)
+    return Narration(round(now_s(), 3), evidence.reading.time_s, text)
 
 
 class NarrationMaker(Protocol):

@@ -6,6 +6,9 @@ incrementally, and the audio encoder runs once per ``audio_stride_s`` on the new
 clip this gives what ``Predictor.encode(window_at(...))`` gives. A window that holds less sound than
 ``Predictor.least_sound_s`` is mostly padding. It is not heard, unless the sound has ended.
 
+What is not finite is no evidence: samples become silence, tokens are dropped as if nothing had been encoded,
+and a reading is left out. All of it is counted (``lost``) and told (``step``).
+
 ``encode_frame``, ``encode_sound`` and ``read`` compute at once. A caller that can wait prepares several
 ticks, encodes them in one batch with ``encode``, adds the tokens with ``add_frame_tokens`` and
 ``add_audio_tokens``, and reads the windows in one batch with ``read_all``.
@@ -20,10 +23,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from runtime.messages import Picture, Reading, Sound
+from runtime.losses import LONGEST_REASON, Losses
+from runtime.messages import NotFinite, Picture, Reading, Sound
+from runtime.perception.finite import NOT_FINITE, FiniteResults
 from runtime.perception.predictor import DevicePredictor, Tokens
-from runtime.perception.recorder import FeatureRecorder
+from runtime.perception.recorder import FeatureRecorder, as_recorded
 from runtime.stage_times import StageTimes
+from vaemotion.contract.address import without_secrets
 from vaemotion.contract.audio import StreamingWindow
 from vaemotion.contract.confidence import Confidence, apply
 from vaemotion.contract.image import prepare_frame
@@ -99,7 +105,11 @@ class Perception:
     """
 
     def __init__(self, predictor: DevicePredictor, recorder: FeatureRecorder | None = None) -> None:
-        """Start with nothing encoded. ``recorder`` receives everything that a reading depends on."""
+        """Start with nothing encoded.
+
+        ``recorder`` receives everything that a reading depends on. Readings then rest on the tokens as it
+        rounds them (``as_recorded``), so that a replay gives the same ones.
+        """
         self.predictor = predictor
         self._recorder = recorder
         self.times = StageTimes()
@@ -111,6 +121,10 @@ class Perception:
         self._audio_end_s = self._audio_sound_s = 0.0  # end and seconds of the sound in the audio tokens
         self._frames: dict[int, Float32] = {}  # grid point → tokens (T, D)
         self._taken_s: float | None = None  # time at which a camera took the newest frame, if one did
+        self.lacks_newest_frame = False  # the newest frame's tokens were not finite
+        self._results = FiniteResults(predictor.engines)
+        self._samples = Losses("samples of sound")
+        self._unusable = Losses("camera frames")
 
     def push_sound(self, sound: Sound) -> None:
         """Add a block of sound to the log-mel window, without encoding it.
@@ -118,15 +132,24 @@ class Perception:
         A gap before the block is not filled: call ``forget_sound`` first.
         """
         self._log_mel_end_s = sound.time_s
+        samples = sound.samples
+        is_finite = np.isfinite(samples)
+        broken = sound.broken + int(np.count_nonzero(~is_finite))
+        if broken:
+            self._samples.add(NOT_FINITE, broken)
+            samples = np.where(is_finite, samples, np.float32(0))
+        else:
+            self._samples.end()
         with self.times.measure("log-mel"):
-            self._log_mel.push(sound.samples)
+            self._log_mel.push(samples)
 
     def encode_sound(self, sound_end_s: float | None = None) -> None:
         """Encode the newest window of sound, if there is enough of it (see ``newest_sound_window``)."""
         window = self.newest_sound_window(sound_end_s)
         if window is not None:
-            tokens = self.encode("audio_encoder", [window.log_mel])[0]
-            self.add_audio_tokens(window.end_s, tokens, window.sound_s)
+            [tokens] = self.encode("audio_encoder", [window.log_mel])
+            if tokens is not None:
+                self.add_audio_tokens(window.end_s, tokens, window.sound_s)
 
     def newest_sound_window(self, sound_end_s: float | None = None) -> SoundWindow | None:
         """Return the newest window of sound, None where it holds too little sound to be heard.
@@ -148,6 +171,8 @@ class Perception:
 
         ``sound_s``: seconds of sound in that window.
         """
+        if self._recorder is not None:
+            tokens = as_recorded(tokens)
         self._audio, self._audio_end_s, self._audio_sound_s = tokens, end_s, sound_s
         if self._recorder is not None:
             self._recorder.add_audio_tokens(end_s, tokens, sound_s)
@@ -172,17 +197,26 @@ class Perception:
 
         ``taken_s``: time at which a camera took it, None for a file.
         """
-        self.add_frame_tokens(index, self.encode("vision_encoder", [self.prepare(rgb)])[0], taken_s)
+        [tokens] = self.encode("vision_encoder", [self.prepare(rgb)])
+        self.add_frame_tokens(index, tokens, taken_s)
 
     def prepare(self, rgb: Picture) -> Float32:
         """Convert a frame (H, W, 3) uint8 RGB to the vision encoder's input (3, S, S)."""
         with self.times.measure("prepare picture"):
-            return prepare_frame(rgb, self._front_end.image)
+            prepared = prepare_frame(rgb, self._front_end.image)
+        self._unusable.end()
+        return prepared
 
-    def encode(self, role: str, inputs: Sequence[Float32]) -> list[Float32]:
+    def lose_frame(self, error: Exception) -> None:
+        """Count a live frame that could not be converted or prepared."""
+        text = without_secrets(str(error).partition("\n")[0])[:LONGEST_REASON]
+        self._unusable.add(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+    def encode(self, role: str, inputs: Sequence[Float32]) -> list[Float32 | None]:
         """Encode frames (3, S, S) or windows of log-mel (frames, mels) in one batch.
 
-        ``role``: "vision_encoder" or "audio_encoder". Returns the tokens of each input, (T, D) or (N, D).
+        ``role``: "vision_encoder" or "audio_encoder". Returns the tokens of each input, (T, D) or (N, D);
+        None for tokens that are not finite.
         """
         if not inputs:
             return []
@@ -190,10 +224,19 @@ class Perception:
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
             tokens = self.predictor.engines[role].run({_INPUTS[role]: batch})["tokens"]
         self.encodes[role] += len(inputs)
-        return list(tokens)
+        return [each if self._results.are_finite(role, each) else None for each in tokens]
 
-    def add_frame_tokens(self, index: int, tokens: Float32, taken_s: float | None = None) -> None:
-        """Add the tokens (T, D) of the frame of grid point ``index``. ``taken_s``: see ``encode_frame``."""
+    def add_frame_tokens(self, index: int, tokens: Float32 | None, taken_s: float | None = None) -> None:
+        """Add the tokens (T, D) of the frame of grid point ``index``. ``taken_s``: see ``encode_frame``.
+
+        ``tokens``: as ``encode`` returns them. With None the grid point stays empty, and so does every one at
+        which this frame is repeated.
+        """
+        self.lacks_newest_frame = tokens is None
+        if tokens is None:
+            return
+        if self._recorder is not None:
+            tokens = as_recorded(tokens)
         self._frames[index] = tokens
         self._taken_s = taken_s
         self._trim_frames(index)
@@ -202,7 +245,7 @@ class Perception:
 
     def repeat_frame(self, index: int) -> None:
         """Use the newest frame's tokens at grid point ``index``, because no newer frame came."""
-        if self._frames:
+        if self._frames and not self.lacks_newest_frame:
             self._frames[index] = self._frames[max(self._frames)]
             self._trim_frames(index)
             if self._recorder is not None:
@@ -221,13 +264,19 @@ class Perception:
         self._frames = {i: tokens for i, tokens in self._frames.items() if i >= oldest}
 
     def read(self, now_s: float) -> Evidence | None:
-        """Read the newest tokens at ``now_s``; None without evidence of the last ``STALE_S`` seconds."""
+        """Read the newest tokens at ``now_s``.
+
+        Returns None without evidence of the last ``STALE_S`` seconds, and for a reading that is not finite.
+        """
         window = self.window(now_s)
         return None if window is None else self.read_all([window])[0]
 
     def window(self, now_s: float) -> Window | None:
         """Return the window that ``read`` reads at ``now_s``, or None without recent evidence."""
         if self._recorder is not None:
+            if self._recorder.needs_state():
+                audio = (self._audio_end_s, self._audio, self._audio_sound_s)
+                self._recorder.begin(self._frames, self._taken_s, audio if len(self._audio) else None)
             self._recorder.read(now_s)
         tokens = self._tokens(now_s)
         path = tokens.path
@@ -240,25 +289,54 @@ class Perception:
             )
         return Window(now_s, path, tokens, visual_age_s, tokens.audio_age_s if len(tokens.audio) else None)
 
-    def read_all(self, windows: Sequence[Window]) -> list[Evidence]:
-        """Run the EmoAdapter on all windows in one batch; return the evidence of each."""
+    def read_all(self, windows: Sequence[Window]) -> list[Evidence | None]:
+        """Run the EmoAdapter on all windows in one batch.
+
+        Returns the evidence of each window, None where the result is not finite.
+        """
         if not windows:
             return []
         with self.times.measure("emo_adapter", len(windows)):
             adapted = self.predictor.adapt_all([window.tokens for window in windows])
         return [
-            Evidence(
-                with_confidence(
-                    window.reading(affect, self.predictor.constants.emotions),
-                    affect,
-                    self.predictor.confidence,
-                    window.tokens.sound_s,
-                ),
-                window.tokens,
-                enhanced,
-            )
+            self._evidence(window, affect, enhanced)
             for window, (affect, enhanced) in zip(windows, adapted, strict=True)
         ]
+
+    def _evidence(self, window: Window, affect: Affect, enhanced: Tokens) -> Evidence | None:
+        predictor = self.predictor
+        try:
+            reading = with_confidence(
+                window.reading(affect, predictor.constants.emotions),
+                affect,
+                predictor.confidence,
+                window.tokens.sound_s,
+            )
+        except NotFinite:
+            self._results.lose("emo_adapter")
+            return None
+        if not self._results.are_finite("emo_adapter", enhanced.visual, enhanced.audio):
+            return None
+        return Evidence(reading, window.tokens, enhanced)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Counts by kind of lost input, of results not finite and of readings not recorded, without zeros."""
+        counts = {
+            "samples of sound": self._samples.count,
+            "camera frames": self._unusable.count,
+            **self._results.lost,
+        }
+        if self._recorder is not None:
+            counts["recorded readings"] = self._recorder.losses.count
+        return {kind: count for kind, count in counts.items() if count}
+
+    def step(self, now_s: float) -> list[str]:
+        """Try other engines where nothing is finite; return what is due to be told. Call it once a tick."""
+        sentences = [self._samples.sentence(now_s), self._unusable.sentence(now_s)]
+        if self._recorder is not None:
+            sentences.append(self._recorder.losses.sentence(now_s))
+        return [sentence for sentence in sentences if sentence] + self._results.step(now_s)
 
     def _tokens(self, now_s: float) -> Tokens:
         """Return the window's tokens, without those that are not recent."""

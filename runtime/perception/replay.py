@@ -1,9 +1,10 @@
 """Replay of a recording of features: the same readings again, bit for bit.
 
 In: a file that ``runtime.perception.recorder`` wrote. Out: perception's readings. The first line is a JSON
-header. Then come records, each a JSON line and, where it has "bytes", that many bytes of tokens (float32,
-little-endian). No frame, sample or log-mel is in the file. A record is one write at the end of the file,
-so that only the last one can be cut off; a reader leaves it out.
+header. Then come records, each a JSON line and, where it has "bytes", that many bytes of tokens: float16,
+little-endian, or float32 where they are twice as many. No frame, sample or log-mel is in the file. A record
+is one write at the end of the file, so that only the last one can be cut off; a reader leaves it out. A
+pooled recording, as its header says, holds one mean token for all of a frame or of a window of sound.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -20,7 +21,15 @@ import numpy as np
 from runtime.machine.stop import Stop
 from runtime.perception.perception import Evidence, Perception
 from runtime.perception.predictor import Constants
-from runtime.perception.recorder import LINE_BYTES, SCHEMA, TOKEN_DTYPE, Float32, RecordingError, header_line
+from runtime.perception.recorder import (
+    LINE_BYTES,
+    SCHEMA,
+    TOKEN_DTYPE,
+    WIDE_DTYPE,
+    Float32,
+    RecordingError,
+    header_line,
+)
 from runtime.perception.ticks import Tick
 from runtime.show.status import Progress
 from runtime.sources.feed import Arrived
@@ -68,11 +77,13 @@ class ReadingRequest:
 Record = FrameTokens | RepeatedFrame | AudioTokens | Forgotten | ReadingRequest
 
 
-def read_recording(path: Path, bundle_sha256: str, constants: Constants) -> Iterator[Record]:
+def read_recording(
+    path: Path, bundle_sha256: str, constants: Constants, *, pooled: bool = False
+) -> Iterator[Record]:
     """Return an iterator over a file's records, without one that was cut off at the end.
 
-    Raises RecordingError at once for a file that is not a recording of this bundle, and later where the
-    file is damaged.
+    ``pooled``: read a pooled recording, whose tokens are (1, D). Raises RecordingError at once for a file
+    that is not such a recording of this bundle, and later where the file is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -81,11 +92,17 @@ def read_recording(path: Path, bundle_sha256: str, constants: Constants) -> Iter
         raise RecordingError(
             f"recording {path} cannot be read ({error.strerror}): give a file that vaemotion record wrote"
         ) from error
-    if found is None or found.get("type") != "vaemotion features" or found.get("schema") != SCHEMA:
+    found = found or {}
+    schema = found.get("schema")
+    if found.get("type") != "vaemotion features" or schema not in (1, SCHEMA):
         raise RecordingError(f"{path} is not a recording of this version: give a file that it wrote")
-    if found != header_line(bundle_sha256, constants):
+    if "pooled" in found and not pooled:
+        raise RecordingError(
+            f"{path} holds pooled tokens, of which no reading can be made: record without --only pooled"
+        )
+    if found != header_line(bundle_sha256, constants, schema=schema, pooled=pooled):
         raise RecordingError(f"{path} was recorded with another bundle: give the one that it was made with")
-    return _records(path, constants)
+    return _records(path, replace(constants, tokens_per_frame=1, audio_tokens=1) if pooled else constants)
 
 
 def _records(path: Path, constants: Constants) -> Iterator[Record]:
@@ -145,15 +162,16 @@ def _next(file: BinaryIO, constants: Constants) -> Record | None:
 def _tokens(file: BinaryIO, values: dict[str, Any], constants: Constants, is_frame: bool) -> Float32 | None:
     """Read a record's tokens, None where they were cut off. Raises ValueError for damage."""
     shape = (constants.tokens_per_frame if is_frame else constants.audio_tokens, constants.token_width)
-    size_bytes = shape[0] * shape[1] * TOKEN_DTYPE.itemsize
-    if values["bytes"] != size_bytes:
+    sizes_bytes = {shape[0] * shape[1] * dtype.itemsize: dtype for dtype in (TOKEN_DTYPE, WIDE_DTYPE)}
+    size_bytes = int(values["bytes"])
+    if size_bytes not in sizes_bytes:
         raise ValueError("tokens of another size")
     data = file.read(size_bytes)
     if len(data) < size_bytes:
         return None
     if zlib.crc32(data) != values["crc32"]:
         raise ValueError("the tokens' checksum differs")
-    return np.frombuffer(data, TOKEN_DTYPE).reshape(shape).astype(np.float32)
+    return np.frombuffer(data, sizes_bytes[size_bytes]).reshape(shape).astype(np.float32)
 
 
 def replay(path: Path, bundle_sha256: str, perception: Perception) -> Iterator[Evidence]:

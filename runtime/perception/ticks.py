@@ -55,7 +55,7 @@ class Tick:
     taken_s: float | None = None
     # The newest window of sound; None when no sound is due, or when there is too little of it.
     sound: SoundWindow | None = None
-    # Tokens of the frame, (T, D), and of the sound, (N, D).
+    # Tokens of the frame, (T, D), and of the sound, (N, D); None where they are not finite.
     visual: Float32 | None = None
     audio: Float32 | None = None
     # None where nothing was due, or where nothing was seen or heard lately.
@@ -154,12 +154,12 @@ class Intake:
     @property
     def progress(self) -> Progress:
         """Counts since the run began."""
-        return Progress(self._publisher.readings, self.ticks, self.skipped)
+        return Progress(self._publisher.readings, self.ticks, self.skipped, self.perception.lost)
 
     @property
     def dropped(self) -> dict[str, int]:
         """Counts by kind of what was dropped before it was perceived."""
-        return {**self._feed.dropped, "moments": self.skipped}
+        return {**self._feed.dropped, "moments": self.skipped, **self.perception.lost}
 
     @property
     def encodes(self) -> dict[str, int]:
@@ -176,6 +176,11 @@ class Intake:
         while ticks := self._next_ticks():
             encode(self.perception, ticks)
             read(self.perception, ticks)
+            if self.perception.lacks_newest_frame:
+                self._encoded = None  # it is tried again
+            now_s = ticks[-1].time_s
+            for sentence in self.perception.step(now_s):
+                self._publisher.publish(Notice(round(now_s, 3), sentence))
             yield from ticks
 
     def _next_ticks(self) -> list[Tick]:
@@ -238,7 +243,7 @@ class Intake:
         """Prepare the newest frame for its grid point, and the newest window of sound."""
         if due.frame is not None and self._frame is not None:
             tick.index = due.frame * self._grid_points
-            self._look(self._frame, tick)
+            self._look_if_possible(self._frame, tick)
         if due.sound and self._unheard and not self._presenter.controls.ignoring_audio:
             window = self.perception.newest_sound_window(tick.arrived.sound_end_s)
             if window is not None:
@@ -246,6 +251,19 @@ class Intake:
                 is_alone = self._batch_ticks == 1
                 tick.sound = window if is_alone else replace(window, log_mel=window.log_mel.copy())
                 self._unheard = False
+
+    def _look_if_possible(self, frame: Frame, tick: Tick) -> None:
+        """Prepare a frame; a live one that cannot be converted is dropped, counted and told.
+
+        The grid point stays empty then, as if the camera had given nothing. A file's error passes through.
+        """
+        try:
+            self._look(frame, tick)
+        except Exception as error:
+            if not self._presenter.stamps_frames:
+                raise
+            self._frame, tick.index = None, None
+            self.perception.lose_frame(error)
 
     def _look(self, frame: Frame, tick: Tick) -> None:
         """Prepare a frame for the vision encoder, unless it was encoded already."""
@@ -299,7 +317,7 @@ def read(perception: Perception, ticks: Sequence[Tick]) -> None:
 
 def _window(perception: Perception, tick: Tick) -> Window | None:
     """Return the window of tokens at a tick; None where no reading is due."""
-    if tick.visual is not None and tick.index is not None:
+    if tick.index is not None and tick.pixels is not None:
         perception.add_frame_tokens(tick.index, tick.visual, tick.taken_s)
     elif tick.index is not None:
         perception.repeat_frame(tick.index)

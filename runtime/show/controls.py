@@ -11,18 +11,20 @@ import contextlib
 import math
 import socket
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pythonosc.parsing import osc_types
 
-from runtime.endpoints import resolve
+from runtime.endpoints import is_within, parse_networks, resolve
 from runtime.mailbox import BoundedQueue
 from runtime.messages import Notice
 from runtime.sinks.osc import PREFIX
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.windows import EPSILON_S
 
+NOTICE_S = 1.0  # between two notices of controls, at least
 MAX_IGNORE_S = 3600.0  # a typo must not silence an installation's microphone for weeks
 _BUNDLE = b"#bundle\0"
 _CONTROL_BYTES = 256  # of a control with its address, at most
@@ -32,10 +34,11 @@ _QUEUE_LENGTH = 64  # controls that wait for the next tick
 
 @dataclass(frozen=True)
 class Control:
-    """One control. ``seconds``: argument of ignore_audio."""
+    """One control. ``seconds``: argument of ignore_audio; ``sender``: numeric address of who sent it."""
 
     name: Literal["mute", "resume", "ignore_audio"]
     seconds: float = 0.0
+    sender: str = field(default="", compare=False)
 
 
 def parse_controls(packet: bytes) -> tuple[list[Control], int]:
@@ -133,15 +136,18 @@ def _argument(tags: str, message: bytes, index: int) -> tuple[float | None, int]
 class Controls:
     """Receive controls on a UDP port.
 
-    OSC has no passwords: bind it to loopback, or to a network that only the show uses.
+    OSC has no passwords, and a sender's address can be forged in its own network: bind the port to loopback,
+    or to a network that only the show uses, and name the show's machines.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, allow: Sequence[str] = ()) -> None:
         """Bind the port and start the receiving thread. Port 0 takes a free one, which ``port`` then holds.
 
-        Raises UserError when the port cannot be bound.
+        ``allow``: addresses and networks whose controls are taken; packets of others are counted as ignored.
+        Empty: everybody's who can reach the port. Raises UserError when the port cannot be bound.
         """
         family, address = resolve(host, port, "--osc-in")
+        self._allow = parse_networks(allow)
         self._queue: BoundedQueue[Control] = BoundedQueue(_QUEUE_LENGTH, "drop-oldest")
         self._refused = 0
         self.packets = 0
@@ -161,7 +167,7 @@ class Controls:
 
     @property
     def ignored(self) -> int:
-        """Count of messages that were malformed or foreign, and of controls that came too fast."""
+        """Count of messages that were malformed, foreign, not allowed or too fast."""
         return self._refused + self._queue.dropped
 
     def take(self) -> list[Control]:
@@ -176,12 +182,14 @@ class Controls:
     def _receive(self) -> None:
         while not self._closing.is_set():
             with contextlib.suppress(OSError):  # timeout, or a network that may come back
-                self._count(self._socket.recv(_PACKET_BYTES))
+                packet, address = self._socket.recvfrom(_PACKET_BYTES)
+                self._count(packet, str(address[0]))
 
-    def _count(self, packet: bytes) -> None:
-        controls, ignored = parse_controls(packet)
+    def _count(self, packet: bytes, sender: str) -> None:
+        allowed = not self._allow or is_within(sender, self._allow)
+        controls, ignored = parse_controls(packet) if allowed else ([], 1)
         for control in controls:
-            self._queue.put(control)
+            self._queue.put(replace(control, sender=sender))
         self._refused += ignored
         self.packets += 1
 
@@ -196,11 +204,15 @@ class ControlState:
         # The sound since the last tick is the show's own: it is not perceived.
         self.ignoring_audio = False
         self.applied = 0
+        # Changes that no notice has told: the newest one, and how many.
+        self._newest: Control | None = None
+        self._untold = 0
+        self._next_notice_s = 0.0
         self._ignoring_until_s = self._last_tick_s = 0.0
 
     @property
     def ignored(self) -> int:
-        """Count of messages that were malformed or foreign, and of controls that came too fast."""
+        """Count of messages that were malformed, foreign, not allowed or too fast."""
         return 0 if self._controls is None else self._controls.ignored
 
     @property
@@ -213,20 +225,37 @@ class ControlState:
         return max(0.0, self._ignoring_until_s - now_s)
 
     def apply(self, now_s: float) -> list[Notice]:
-        """Apply the controls that came since the last tick, and return a notice for each.
+        """Apply the controls that came since the last tick, and return the notice that is due, if any.
 
-        Call it once a tick, before the tick's sound is perceived.
+        A control that changes nothing is not told; of changes within ``NOTICE_S`` after a notice the newest
+        one is told then, with their count. Call it once a tick, before the tick's sound is perceived.
         """
         controls = [] if self._controls is None else self._controls.take()
         for control in controls:
-            if control.name == "ignore_audio":
-                self._ignoring_until_s = now_s + control.seconds if control.seconds else 0.0
-            else:
-                self.muted = control.name == "mute"
+            if self._change(control, now_s):
+                self._newest, self._untold = control, self._untold + 1
         self.applied += len(controls)
         self.ignoring_audio = self._last_tick_s < self._ignoring_until_s - EPSILON_S
         self._last_tick_s = now_s
-        return [Notice(round(now_s, 3), f"control received: {_words(control)}") for control in controls]
+        return self._notices(now_s)
+
+    def _change(self, control: Control, now_s: float) -> bool:
+        """Apply a control; return True if it changes anything."""
+        before = self.muted, self.ignoring_audio_s(now_s)
+        if control.name == "ignore_audio":
+            self._ignoring_until_s = now_s + control.seconds if control.seconds else 0.0
+        else:
+            self.muted = control.name == "mute"
+        return before != (self.muted, self.ignoring_audio_s(now_s))
+
+    def _notices(self, now_s: float) -> list[Notice]:
+        control, count = self._newest, self._untold
+        if control is None or now_s < self._next_notice_s - EPSILON_S:
+            return []
+        self._newest, self._untold, self._next_notice_s = None, 0, now_s + NOTICE_S
+        sender = f" from {control.sender}" if control.sender else ""
+        more = f" (changes before it: {count - 1})" if count > 1 else ""
+        return [Notice(round(now_s, 3), f"control received{sender}: {_words(control)}{more}")]
 
 
 def _words(control: Control) -> str:

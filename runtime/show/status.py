@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.messages import DeviceStatus, Notice, Status
 from runtime.show.controls import ControlState
@@ -22,6 +22,8 @@ class Progress:
     ticks: int
     # Ticks that were left out because this machine was behind.
     skipped: int
+    # See ``Status``.
+    lost: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Heartbeat:
         """Take the controls to apply. ``wall_s``: seconds of the wall clock."""
         self._controls, self._wall_s = controls, wall_s
         self._next_s = 0.0
+        self._muted = False
         self._began_wall_s = wall_s()
         # Of the last status: the run's clock, the wall's.
         self._last: tuple[float, float] | None = None
@@ -64,10 +67,12 @@ class Heartbeat:
     def attend(self, now_s: float) -> tuple[list[Notice], Beat | None]:
         """Return the notices of the controls that came, and the beat if a status is due at ``now_s``.
 
-        Call it once a tick, before the tick's sound is perceived. A control makes a status due at once.
+        Call it once a tick, before the tick's sound is perceived. A status is due at once when a control
+        is told, and when the show is muted or resumed.
         """
         notices = self._controls.apply(now_s)
-        if not notices and now_s < self._next_s - EPSILON_S:
+        muted_before, self._muted = self._muted, self._controls.muted
+        if not notices and muted_before == self._muted and now_s < self._next_s - EPSILON_S:
             return notices, None
         beat, wall_s = int(now_s + EPSILON_S), self._wall_s()
         self._next_s = beat + HEARTBEAT_S
@@ -100,4 +105,5 @@ def build_status(beat: Beat, controls: ControlState, progress: Progress, state: 
         latency_p99_narrating_ms=state.latency_p99_narrating_ms,
         clock_synchronised=state.clock_synchronised,
         narrator=state.narrator,
+        lost=progress.lost,
     )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator
 from typing import TextIO, cast
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -17,6 +17,7 @@ from rich.text import Text
 from runtime.messages import DeviceStatus, End, Message, Narration, Notice, Reading, Start, Status
 from runtime.sinks.stream import ReaderGone
 from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
+from vaemotion.contract.terminal import Terminal
 
 LINES_PER_S = 1.0  # readings as plain lines, per second of the run's clock
 PLANE_COLUMNS, PLANE_ROWS = 33, 13
@@ -62,9 +63,9 @@ def _enduring() -> Generator[None]:
         pass
 
 
-def error_console() -> Console:
-    """Return a console on standard error that survives it; see ``ErrorStream``."""
-    return Console(file=cast(TextIO, ErrorStream(sys.stderr)))
+def error_console() -> Terminal:
+    """Return a terminal on standard error that survives it; see ``ErrorStream``."""
+    return Terminal(file=cast(TextIO, ErrorStream(sys.stderr)))
 
 
 def open_console() -> PlainConsole | LiveConsole:
@@ -103,7 +104,7 @@ def summary(end: End) -> str:
 class PlainConsole:
     """One reading a second, every narration and every notice, as plain lines."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._next_s = 0.0
 
@@ -132,13 +133,13 @@ class PlainConsole:
         """Nothing to close."""
 
     def _line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
 
 class LiveConsole:
     """A live view: valence/arousal plane with a trail, emotion bars, narrations, devices and latency."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._start: Start | None = None
         self._trail: list[Reading] = []
@@ -163,7 +164,7 @@ class LiveConsole:
             case End():
                 self._live.update(self._view())
                 self._live.stop()
-                self._console.print(summary(message), highlight=False)
+                self._console.print(summary(message))
                 return
         self._live.update(self._view())
 

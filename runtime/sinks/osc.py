@@ -183,4 +183,5 @@ def status_values(status: Status, send_errors: int) -> Values:
         ("/status/narrator", status.narrator),
         ("/status/narrations", status.narrations),
         ("/status/narrations_withheld", sum(status.narrations_withheld.values())),
+        ("/status/lost", sum(status.lost.values())),
     ]

@@ -1,10 +1,11 @@
-"""A sink behind a queue and a thread of its own, so that a slow sink never slows perception."""
+"""A sink behind a queue and a thread of its own, so that a slow or failing sink never slows perception."""
 
 from __future__ import annotations
 
 import threading
 from typing import Literal, Protocol
 
+from runtime.losses import Losses
 from runtime.mailbox import BoundedQueue, Closed
 from runtime.messages import Message
 from runtime.stage_times import StageTimes
@@ -22,8 +23,10 @@ class Sink(Protocol):
 class Outbox:
     """A sink behind a queue and a thread of its own.
 
-    ``when_full``: "drop-oldest" (counted) in real time, "wait" where nothing may be lost. Once ``stop``
-    is set nothing waits any more: a terminal or a pipe that nobody reads must not keep a run from ending.
+    ``when_full``: "drop-oldest" (counted) in real time, "wait" where nothing may be lost. In real time a
+    message that the sink cannot write, because the disk is full or gone, is lost (``losses``) and the next
+    one is tried. Once ``stop`` is set nothing waits any more: a terminal or a pipe that nobody reads must not
+    keep a run from ending.
     """
 
     def __init__(
@@ -34,14 +37,15 @@ class Outbox:
         self._sink = sink
         self._queue: BoundedQueue[Message] = BoundedQueue(CAPACITY, when_full)
         self.times = StageTimes()
+        self.losses = Losses(f"messages to {name}")
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._deliver, name=f"sink {name}", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        """Number of messages that waited too long, or that the sink itself had to leave out."""
-        return self._queue.dropped + getattr(self._sink, "dropped", 0)
+        """Number of messages that waited too long, were not written, or were left out by the sink."""
+        return self._queue.dropped + self.losses.count + getattr(self._sink, "dropped", 0)
 
     @property
     def deepest(self) -> int:
@@ -74,11 +78,21 @@ class Outbox:
             while True:
                 message = self._queue.take(timeout_s=0.5)
                 if message is not None:
-                    with self.times.measure(f"sink {self.name}"):
-                        self._sink.publish(message)
+                    self._publish(message)
         except Closed:
             pass
         except BaseException as error:
             self._error = error
         finally:
             self._sink.close()
+
+    def _publish(self, message: Message) -> None:
+        try:
+            with self.times.measure(f"sink {self.name}"):
+                self._sink.publish(message)
+        except OSError as error:
+            if self._queue.when_full == "wait":
+                raise
+            self.losses.add(error.strerror or str(error))
+        else:
+            self.losses.end()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from runtime.messages import End, Message
 from runtime.sinks.console import error_console
+from vaemotion.contract.terminal import Terminal
 
 
 class ProfileTable:
@@ -17,7 +17,7 @@ class ProfileTable:
     time. Stages run on several threads, so that the shares may add up to more than one.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Terminal | None = None) -> None:
         self._console = console or error_console()
 
     def publish(self, message: Message) -> None:
@@ -44,7 +44,7 @@ class ProfileTable:
             ("narrations withheld", message.narrations_withheld),
         ):
             listed = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
-            self._console.print(f"{title}: {listed}", highlight=False)
+            self._console.print(f"{title}: {listed}")
 
     def close(self) -> None:
         """Nothing to close."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runtime.messages import End, Message, Narration, Reading, Status
+from runtime.messages import End, Message, Narration, Notice, Reading, Status
 from runtime.sinks.outbox import Outbox
 
 # Sinks that show a status also while a file runs: a show and a page watch for the heartbeat.
@@ -26,14 +26,27 @@ class Publisher:
     withheld: Counter[str] = field(default_factory=Counter[str])
 
     def publish(self, message: Message) -> None:
-        """Queue a message for every sink. Raises the error that made a sink fail."""
+        """Queue a message for every sink; before a status, what a sink could not write.
+
+        Raises the error that made a sink fail.
+        """
         self.readings += isinstance(message, Reading)
         self.narrations += isinstance(message, Narration)
+        if isinstance(message, Status):
+            self._publish_status(message)
+            return
         for box in self.boxes:
-            if not isinstance(message, Status):
-                box.put(message)
-            elif self.status_to_all or box.name.startswith(_WATCHING):
-                box.put(replace(message, dropped_messages=box.dropped, **self._narrated))
+            box.put(message)
+
+    def _publish_status(self, status: Status) -> None:
+        for box in self.boxes:
+            if sentence := box.losses.sentence(status.time_s):
+                self.publish(Notice(status.time_s, sentence))
+        unwritten = {f"messages to {box.name}": n for box in self.boxes if (n := box.losses.count)}
+        for box in self.boxes:
+            if self.status_to_all or box.name.startswith(_WATCHING):
+                lost = status.lost | unwritten
+                box.put(replace(status, dropped_messages=box.dropped, lost=lost, **self._narrated))
 
     def withhold(self, reason: str) -> None:
         """Count a narration that is not published."""

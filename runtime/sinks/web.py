@@ -21,12 +21,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qs
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from runtime.endpoints import authority, resolve
 from runtime.mailbox import BoundedQueue, Closed
@@ -36,6 +38,7 @@ from vaemotion.contract.errors import UserError
 
 MAX_PAGES = 16  # open at a time
 MAX_CONNECTIONS = 64  # of any kind: the whole process shares its file descriptors
+MAX_STRANGERS = 16  # of them from one address, before they have shown the token
 WINDOW = 8  # messages that a page may leave unacknowledged: 0.8 s of readings
 PREVIEW_EVERY_S = 0.25
 CLOSING_S = 0.4  # at the end, for pages to receive the messages that wait
@@ -113,13 +116,31 @@ class Page:
 
 
 class _Connection(ServerConnection):
-    """A connection that the server counts, also before it is a WebSocket; one too many is cut off."""
+    """A connection that the server counts, also before it is a WebSocket.
+
+    Where there are too many, the oldest that has not shown its token is cut off. So strangers who connect
+    and wait lock nobody out.
+    """
+
+    made_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.server.all_connections.add(self)
-        if len(self.server.all_connections) > MAX_CONNECTIONS:
-            self.transport.abort()
+        self.made_s = time.monotonic()
+        connections: set[Any] = self.server.all_connections  # each a ``_Connection``
+        connections.add(self)
+        strangers = [each for each in connections if each.protocol.state is State.CONNECTING]
+        neighbors = [each for each in strangers if each.address == self.address]
+        if len(neighbors) > MAX_STRANGERS or len(connections) > MAX_CONNECTIONS:
+            crowd = neighbors if len(neighbors) > MAX_STRANGERS else strangers
+            oldest = min(crowd, key=lambda connection: connection.made_s)
+            oldest.transport.abort()
+            connections.discard(oldest)  # it does not count any more; ``connection_lost`` comes later
+
+    @property
+    def address(self) -> str:
+        """The peer's address, without its port."""
+        return str((self.remote_address or ("",))[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

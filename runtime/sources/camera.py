@@ -61,7 +61,8 @@ class Camera:
 
     def __init__(self, config: CameraConfig, clock: Clock) -> None:
         self._config, self._clock = config, clock
-        self._network = NetworkCamera(config.device, config.open_s) if "://" in config.device else None
+        address = config.device.reveal()
+        self._network = NetworkCamera(address, config.open_s) if "://" in address else None
 
     def stream(self, stop: threading.Event) -> Iterator[Frame]:
         """Yield the camera's fresh frames until ``stop`` is set. Raises DeviceError for a lost camera."""
@@ -76,7 +77,7 @@ class Camera:
                     yield Frame(taken_s, raw.picture, size_bytes=raw.size_bytes)
 
     def _open(self, stop: threading.Event) -> Generator[_RawFrame]:
-        if self._config.device.startswith(("gst:", "csi:")):
+        if self._config.through_gstreamer:
             return _from_gstreamer(self._config, stop)
         if self._network is not None:
             return _from_network(self._network, self._config.rotate_degrees)
@@ -166,7 +167,8 @@ def _equal(a: Plane, b: Plane) -> bool:
 
 
 def _from_v4l2(config: CameraConfig) -> Generator[_RawFrame]:
-    node = f"/dev/video{config.device}" if config.device.isdecimal() else config.device
+    device = config.device.reveal()
+    node = f"/dev/video{device}" if device.isdecimal() else device
     if not os.path.exists(node):
         raise DeviceError(f"there is no {node}")
     if not os.access(node, os.R_OK | os.W_OK):

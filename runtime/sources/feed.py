@@ -46,7 +46,8 @@ class Arrived:
         """Return all of the sound as one block, so that log-mel is computed in one batch."""
         if not self.sound:
             return None
-        return Sound(self.sound[-1].time_s, np.concatenate([sound.samples for sound in self.sound]))
+        samples = np.concatenate([sound.samples for sound in self.sound])
+        return Sound(self.sound[-1].time_s, samples, sum(sound.broken for sound in self.sound))
 
     def add(self, event: Event) -> None:
         """Add one event; a frame replaces the frame before it."""

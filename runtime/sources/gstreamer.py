@@ -24,7 +24,7 @@ from runtime.messages import Picture
 from runtime.sources.config import CameraConfig
 from runtime.sources.rhythm import Rhythm
 from runtime.sources.supervision import DeviceError
-from vaemotion.contract.address import message_without_secrets
+from vaemotion.contract.address import Address
 
 FIRST_S = 10.0  # for the first frame; a CSI camera needs some seconds
 SILENT_S = 2.0  # between two frames; for slow cameras see Rhythm
@@ -71,7 +71,7 @@ def pipeline_command(config: CameraConfig, fd: int) -> list[str]:
     Raises DeviceError for a pipeline with a quote left open.
     """
     width, height = config.width_px, config.height_px
-    kind, _, source = config.device.partition(":")
+    kind, _, source = config.device.reveal().partition(":")
     if kind == "csi":  # NVIDIA's documented way from the sensor to ordinary memory
         rate = Fraction(config.frame_rate_hz).limit_denominator(1001)
         size = f"width={width},height={height},framerate={rate.numerator}/{rate.denominator}"
@@ -131,12 +131,12 @@ def _rest(process: subprocess.Popen[bytes]) -> bytes:
     return b""
 
 
-def _reason(log: bytes, pipeline: str) -> str:
+def _reason(log: bytes, pipeline: Address) -> str:
     """Return the first line of a log that names an error, else the last, without the pipeline's secrets."""
     lines = [line for line in log.decode(errors="replace").splitlines() if line.strip()]
     lines = lines or ["the pipeline ended"]
     line = next((line for line in lines if "ERROR" in line or "erroneous" in line), lines[-1])
-    return message_without_secrets(line.strip(), pipeline)
+    return pipeline.hide_in(line.strip())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ import importlib
 import itertools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Microphone:
             for block in self._blocks(blocks, stop):
                 sound = resampler.push(block)
                 if sound is not None:
-                    yield Sound(sound.time_s - self._config.offset_ms / 1000, sound.samples)
+                    yield replace(sound, time_s=sound.time_s - self._config.offset_ms / 1000)
         finally:
             self._resampler, self._earlier_gaps = None, self.gaps
             stream.close()  # PortAudio aborts it, and does not wait for data of a dead device
@@ -141,14 +141,16 @@ class Microphone:
 class BlockResampler:
     """Conversion of one stream's blocks to stamped sound at 16 kHz: no thread, no clock, no device.
 
-    Where samples are missing the count restarts; NaN and infinity become silence. The resampler holds some
-    samples back, and a sound's time is that of its own last sample.
+    Where samples are missing the count restarts; NaN and infinity become silence and are counted
+    (``Sound.broken``), and a block of nothing else is missing: it is no evidence of a microphone that works.
+    The resampler holds some samples back, and a sound's time is that of its own last sample.
     """
 
     def __init__(self, rate_hz: int) -> None:
         self.gaps = 0
         self._rate_hz = rate_hz
         self._expected: int = 0
+        self._broken = 0  # samples that were not finite, since the last sound
         self._clock = SampleClock(rate_hz)
         self._restart()
 
@@ -164,20 +166,24 @@ class BlockResampler:
 
     def push(self, block: Block) -> Sound | None:
         """Convert a block; return None when it completes no sample at 16 kHz."""
+        is_finite = np.isfinite(block.samples)
+        self._broken += int(np.count_nonzero(~is_finite))
+        if not is_finite.any():
+            return None  # the next block comes after a gap
         if block.broken or block.number != self._expected:
             self.gaps += 1
             self._restart()
         self._expected = block.number + 1
-        samples = downmix(
-            np.nan_to_num(block.samples, nan=0.0, posinf=0.0, neginf=0.0)
-        )  # (n, channels) → (n,)
+        samples = downmix(np.where(is_finite, block.samples, np.float32(0)))  # (n, channels) → (n,)
         self._pushed += len(samples)
         self._clock.push(len(samples), block.arrival_s)
         sound = self._resampler.push(samples)
         self._given += len(sound)
         if not len(sound):
             return None
-        return Sound(self._clock.time_of(round(self._given * self._rate_hz / SAMPLE_RATE_HZ)), sound)
+        broken, self._broken = self._broken, 0
+        time_s = self._clock.time_of(round(self._given * self._rate_hz / SAMPLE_RATE_HZ))
+        return Sound(time_s, sound, broken)
 
 
 def _refresh_devices(sounddevice: Any, names: list[str]) -> None:

@@ -29,13 +29,16 @@ class Preview:
         return []
 
     def __call__(self) -> bytes | None:
-        """Return the newest frame as JPEG; None while there is none."""
+        """Return the newest frame as JPEG; None while there is none that can be converted."""
         frame = self.newest
         if frame is None:
             return None
-        rgb = frame.picture()  # (H, W, 3) uint8
-        height, width = rgb.shape[:2]
-        size = (WIDTH_PX, max(1, round(height * WIDTH_PX / width)))
-        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        encoded, jpeg = cv2.imencode(".jpg", small[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
-        return jpeg.tobytes() if encoded else None
+        try:
+            rgb = frame.picture()  # (H, W, 3) uint8
+            height, width = rgb.shape[:2]
+            size = (WIDTH_PX, max(1, round(height * WIDTH_PX / width)))
+            small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            encoded, jpeg = cv2.imencode(".jpg", small[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
+            return jpeg.tobytes() if encoded else None
+        except Exception:  # perception tells of a frame that cannot be converted; the page shows the next one
+            return None

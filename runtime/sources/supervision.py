@@ -8,7 +8,7 @@ so that its earlier evidence is not taken for live.
 
 from __future__ import annotations
 
-import re
+import contextlib
 import statistics
 import threading
 from collections import deque
@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from runtime.clock import Clock
+from runtime.losses import LONGEST_REASON
 from runtime.mailbox import BoundedQueue, ByteLimit, Closed
 from runtime.messages import DeviceStatus, Frame, Notice, Sound
 from runtime.sources.feed import Arrived, Event, held_bytes
 from runtime.sources.rhythm import Rhythm
 from runtime.stage_times import StageTimes
+from vaemotion.contract.address import Address
+from vaemotion.contract.plain_text import plain
 
 FIRST_PAUSE_S = 0.1  # before a device is opened again; doubled each time
 LONGEST_PAUSE_S = 1.0
@@ -31,6 +34,7 @@ QUEUED_EVENTS = 256  # events that wait for the next tick
 QUEUED_BYTES = 64 << 20
 NOTICES = 10  # about one device within NOTICES_S; later ones are counted
 NOTICES_S = 60.0
+NAMELESS = Address("")
 
 
 class DeviceError(Exception):
@@ -149,15 +153,16 @@ class DeviceThread:
         freeze_s: float = FREEZE_S,
         queued_events: int = QUEUED_EVENTS,
         slowest_s: float = 0.0,
+        address: Address = NAMELESS,
     ) -> None:
         """Start the thread.
 
         ``stream`` opens the device and yields its frames or sound until the event is set, or raises
         DeviceError. ``freeze_s``, ``slowest_s``: as the monitor's. ``queued_events``: events that may wait
-        for the next tick; older ones are dropped.
+        for the next tick; older ones are dropped. ``address``: the device's, of which no secret is told.
         """
         self.monitor = DeviceMonitor(name, freeze_s, slowest_s)
-        self._stream, self._clock = stream, clock
+        self._stream, self._clock, self._address = stream, clock, address
         self._queue: BoundedQueue[Frame | Sound | DeviceLoss] = BoundedQueue(
             queued_events, "drop-oldest", ByteLimit(QUEUED_BYTES, held_bytes)
         )
@@ -194,31 +199,31 @@ class DeviceThread:
 
     def _work(self) -> None:
         pause_s = FIRST_PAUSE_S
-        try:
-            while not self._closing.is_set():
-                try:
-                    for event in self._stream(self._closing):
-                        pause_s = FIRST_PAUSE_S
-                        self._queue.put(event)
-                    reason = "the stream ended"
-                except DeviceError as error:
-                    reason = str(error)
-                except Closed:
-                    raise
-                except Exception as error:  # whatever a driver or a library makes of a device: try again
-                    reason = f"{type(error).__name__}: {_without_password(error)}"
+        while not self._closing.is_set():
+            reason = "the stream ended"
+            try:
+                for event in self._stream(self._closing):
+                    pause_s = FIRST_PAUSE_S
+                    self._queue.put(event)
+            except BaseException as error:  # whatever a driver or a library makes of a device: try again
+                reason = _reason(error, self._address)
+            with contextlib.suppress(Closed, MemoryError):
                 self._queue.put(DeviceLoss(self._clock.now_s(), reason))
-                self._closing.wait(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        except Closed:
-            return
-        except BaseException as error:
-            self._queue.fail(error)
+            self._closing.wait(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _without_password(error: Exception) -> str:
-    """Return the first line of an error's text, with no user and password in its addresses."""
-    return re.sub(r"://\S*@", "://", str(error).partition("\n")[0])
+def _reason(error: BaseException, address: Address) -> str:
+    """Return why a device was lost: a device's error in its words, any other with its type; no secret."""
+    kind, ours = type(error).__name__, isinstance(error, DeviceError)
+    try:
+        text = str(error).partition("\n")[0]
+        # Our own words, such as "the stream ended", may be part of an address, too.
+        hidden = (NAMELESS if ours and address.reveal() not in text else address).hide_in(text)
+        told = plain(hidden)[:LONGEST_REASON]
+    except BaseException:  # an error that cannot say what it is
+        told = ""
+    return told if ours and told else f"{kind}: {told}" if told else kind
 
 
 Role = Literal["camera", "microphone"]

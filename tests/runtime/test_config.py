@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields
+import json
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.config import LiveConfig, read_live_config
+from runtime.config import LiveConfig, exposed_password, read_live_config
 from runtime.show.show import ShowConfig
+from runtime.sources.gstreamer import pipeline_command
 from tests.paths import ROOT
+from vaemotion.contract.address import Address
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.settings import SettingsError
 
@@ -43,11 +48,14 @@ def test_the_example_shows_every_key_with_its_default() -> None:
             assert f"\n{key.name} = " in part, f"{section.name}.{key.name}"
 
 
-def test_what_the_example_shows_behind_a_sign_is_possible_too(live: Path) -> None:
+def test_what_the_example_shows_behind_a_sign_is_possible_too(
+    live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMERA_KEY", "k3y")
     lines = [line.partition("# ")[2] for line in EXAMPLE.read_text().splitlines()]
     sections = {"device": "camera", "sinks": "out", "opening_hours": "show", "question": "narrator"}
     examples = [line for line in lines if line.startswith(tuple(f"{key} = " for key in sections))]
-    assert len(examples) == 8
+    assert len(examples) == 9
     for example in examples:
         live.write_text(f"[{sections[example.split(' ')[0]]}]\n{example}")
         assert read_live_config(live) != LiveConfig()
@@ -59,7 +67,7 @@ def test_a_file_changes_what_it_names_and_an_override_beats_it(live: Path) -> No
         '[out]\nsinks = ["osc:10.0.0.2:9000", "web:8080"]\n'
     )
     config = read_live_config(live, ["camera.rotate_degrees=270", "microphone.device=USB Mic"])
-    assert (config.camera.device, config.camera.rotate_degrees) == ("/dev/v4l/by-id/usb-Cam", 270)
+    assert (config.camera.device.reveal(), config.camera.rotate_degrees) == ("/dev/v4l/by-id/usb-Cam", 270)
     assert (config.microphone.device, config.show.smoothing_s) == ("USB Mic", 2.0)
     assert config.out.sinks == ("osc:10.0.0.2:9000", "web:8080")
     assert config.show == ShowConfig(smoothing_s=2.0)
@@ -76,7 +84,8 @@ def test_slow_and_fast_cameras_can_be_configured(rate_hz: float, live: Path) -> 
 def test_an_index_and_a_port_may_be_numbers(live: Path) -> None:
     live.write_text("[camera]\ndevice = 2\n[controls]\nosc_in = 9001\n")
     config = read_live_config(live, ["microphone.device=5"])
-    assert (config.camera.device, config.microphone.device, config.controls.osc_in) == ("2", "5", "9001")
+    assert (config.camera.device, config.microphone.device) == (Address("2"), "5")
+    assert config.controls.osc_in == "9001"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_an_index_and_a_port_may_be_numbers(live: Path) -> None:
     ],
 )  # fmt: skip
 def test_every_kind_of_camera_can_be_named(device: str, live: Path) -> None:
-    assert read_live_config(live, [f"camera.device='{device}'"]).camera.device == device
+    assert read_live_config(live, [f"camera.device='{device}'"]).camera.device.reveal() == device
 
 
 @pytest.mark.parametrize(
@@ -128,6 +137,8 @@ def test_every_kind_of_camera_can_be_named(device: str, live: Path) -> None:
         ('[out]\nsinks = ["console:x"]', ["out.sinks must be a list of"]),
         ('[out]\nsinks = ["midi:1"]', ["out.sinks must be a list of"]),
         ("[controls]\nosc_in = 0", ["controls.osc_in must be PORT or HOST:PORT"]),
+        ('[controls]\nosc_in = "0.0.0.0:9001"', ["controls.allow must name who may control"]),
+        ('[controls]\nallow = ["show.local"]', ["controls.allow must be a list of addresses or networks"]),
         ('[web]\npreview = "yes"', ["web.preview must be true or false, got 'yes'"]),
         ("[log]\nkeep = 0", ["log.keep must be from 1 to 1000, got 0"]),
         ('[runtime]\nengine = "gpu"', ["runtime.engine must be tensorrt, cuda, cpu or empty"]),
@@ -176,6 +187,118 @@ def test_a_token_must_be_there_and_be_nobody_elses(live: Path) -> None:
     assert f"can be read by everybody; run: chmod o-r {token}" in problems(live, text)[0]
     token.chmod(0o640)
     assert read_live_config(live).web.token_file == str(token)  # found from the file's folder
+
+
+SECRET = "s3c/r@t:p?w d#&%'\""
+
+
+@pytest.mark.parametrize(
+    ("device", "whole"),
+    [
+        ("rtsp://anna@cam:554/live", "rtsp://anna:{url}@cam:554/live"),
+        ("rtsp://anna:${password}@cam/live?channel=1", "rtsp://anna:{url}@cam/live?channel=1"),
+        ("http://cam/video?user=anna&key=${password}", "http://cam/video?user=anna&key={url}"),
+        (
+            "rtsp://cam/user=anna_password=${password}_channel=1",
+            "rtsp://cam/user=anna_password={url}_channel=1",
+        ),
+        ("rtsp://anna:$${x}${password}@cam/", "rtsp://anna:${x}{url}@cam/"),
+        ("rtsp://anna:${CAMERA_KEY}@${CAMERA_HOST}/${CAMERA_KEY}", "rtsp://anna:{url}@[::1]:554/{url}"),
+        ("${CAMERA_URL}", "rtsp://anna:s3cret@cam/"),
+    ],
+)
+def test_a_password_stands_where_the_address_has_a_place_for_it(
+    device: str, whole: str, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMERA_KEY", SECRET)
+    monkeypatch.setenv("CAMERA_HOST", "[::1]:554")
+    monkeypatch.setenv("CAMERA_URL", "rtsp://anna:s3cret@cam/")
+    with_file = "CAMERA" not in device
+    file = live.with_name("password")
+    file.write_text(f"{SECRET}\n")
+    file.chmod(0o600)
+    live.write_text(f"[camera]\ndevice = '{device}'\n" + 'password_file = "password"\n' * with_file)
+    config = read_live_config(live)
+    assert config.camera.device.reveal() == whole.replace("{url}", quote(SECRET, safe=""))
+    assert not re.search("s3c|p.w", repr(config) + json.dumps(asdict(config), default=str))
+
+
+def test_a_pipeline_gets_a_password_as_one_word(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_KEY", SECRET)
+    monkeypatch.setenv("QUOTED", "no")
+    live.write_text(
+        "[camera]\ndevice = 'gst:rtspsrc user-pw=${CAMERA_KEY} location=\"rtsp://cam/a b\" ! decodebin'"
+    )
+    words = pipeline_command(read_live_config(live).camera, 7)
+    assert words[2:7] == ["rtspsrc", f"user-pw={SECRET}", "location=rtsp://cam/a b", "!", "decodebin"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "device = 'rtsp://a:${NO_KEY}@cam/s3cret'",
+            "camera.device names the variable NO_KEY, which is not set",
+        ),
+        ("device = 'rtsp://a:${password}@cam/s3cret'", "camera.device names ${password}; name the file"),
+        ("device = '0'\npassword_file = 'secret'", "camera.password_file has no place in camera.device"),
+        ("device = 'rtsp://a:s3cret@cam/'\npassword_file = 'secret'", "password_file has no place"),
+        ("device = 'gst:rtspsrc \"s3cret'\npassword_file = 'secret'", "password_file has no place"),
+        (
+            "device = 'gst:rtspsrc \"${password}'\npassword_file = 'secret'",
+            "camera.device cannot be read as a pipeline",
+        ),
+        ("device = 'rtsp://a@cam'\npassword_file = 'nowhere'", "camera.password_file must be a text file"),
+        ("device = 'rtsp://a@cam'\npassword_file = 'empty'", "/empty' is empty"),
+        ("device = 'rtsp://a@cam'\npassword_file = 'open'", "can be read by everybody; run: chmod o-r"),
+        (
+            "device = '${password}'\npassword_file = 'secret'",
+            "camera.device must be, with its secrets, a path",
+        ),
+    ],
+)
+def test_a_secret_that_is_missing_is_one_sentence_that_names_the_key(
+    text: str, sentence: str, live: Path
+) -> None:
+    for name, content, mode in (
+        ("secret", "s3cret", 0o600),
+        ("empty", "\n", 0o600),
+        ("open", "s3cret", 0o644),
+    ):
+        live.with_name(name).write_text(content)
+        live.with_name(name).chmod(mode)
+    (problem,) = problems(live, f"[camera]\n{text}\n")
+    assert sentence in problem
+    assert "\n" not in problem
+    assert "s3cret" not in problem
+
+
+@pytest.mark.parametrize(
+    ("device", "mode", "warned"),
+    [
+        ("rtsp://anna:s3cret@cam/", 0o644, True),
+        ("rtsp://anna:s3cret@cam/", 0o640, True),
+        ("rtsp://anna:s3cret@cam/", 0o600, False),
+        ("rtsp://anna:${CAMERA_KEY}@cam/", 0o644, False),
+        ("rtsp://cam/live", 0o644, False),
+    ],
+)
+def test_a_configuration_with_a_password_that_others_may_read_is_warned_of(
+    device: str, mode: int, warned: bool, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMERA_KEY", "s3cret")
+    live.write_text(f"[camera]\ndevice = '{device}'\n")
+    live.chmod(mode)
+    warning = exposed_password(live)
+    assert (warning is not None) == warned
+    if warning:
+        assert "chmod 600" in warning
+        assert "s3cret" not in warning
+
+
+def test_controls_from_a_network_are_of_those_who_are_named(live: Path) -> None:
+    live.write_text('[controls]\nosc_in = "0.0.0.0:9001"\nallow = ["192.168.1.30", "10.0.0.0/24"]\n')
+    assert read_live_config(live).controls.allow == ("192.168.1.30", "10.0.0.0/24")
 
 
 REACHABLE = (("0.0.0.0:", True), ("10.0.0.4:", True), ("[::]:", True))

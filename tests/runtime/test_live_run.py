@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,12 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.live_peers import free_port, mjpeg_server, sound_server, tone, until
 from tests.paths import ROOT
+from tests.web_peers import page
 
 READY = ROOT / "models" / "vaemotion-tiny-bundle"  # it narrates, which a random model does not
 Record = dict[str, Any]
@@ -50,12 +53,13 @@ class Live:
         self.process = subprocess.Popen(
             [*shell, sys.executable, "-m", "vaemotion", *words, "--out", f"jsonl:{self.timeline}"],
             start_new_session=bool(terminal),
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(folder)},
         )
         self._taken = 0
+        self.printed = ""
         self.records: list[Record] = []
 
     def read(self) -> list[Record]:
@@ -99,7 +103,7 @@ class Live:
 
     def end(self) -> Record:
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=120)
+        self.printed = "".join(self.process.communicate(timeout=120))
         assert self.process.returncode == 128 + signal.SIGTERM
         end = self.read()[-1]
         assert (end["type"], end["reason"]) == ("end", "interrupted")
@@ -208,6 +212,60 @@ def test_what_a_show_asks_for_what_it_is_told_and_what_is_written(
         live.end()
     made = {path.name for path in tmp_path.rglob("*") if path.is_file() and room_folder not in path.parents}
     assert made == {"live.toml", "timeline.jsonl"}
+
+
+SECRETS = ("s3cret", "p%4055", "p@55")  # p@55 as its URL spells it, and as it is
+
+
+def test_a_camera_s_password_is_told_by_nothing_that_a_run_gives(tmp_path: Path, lives: list[Live]) -> None:
+    from vaemotion.cli.main import main
+
+    port, page_port = free_port(), free_port()
+    address = f"127.0.0.1:{port}/user=admin_password=s3cret_channel=1?key=s3cret&token=p%4055#s3cret"
+    camera = f"http://anna-s3cret:p%4055@{address}"
+    told: list[bytes] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as show:
+        show.bind(("127.0.0.1", 0))
+        show.settimeout(0.0)
+        outs = ("--out", "console", "--out", f"osc:127.0.0.1:{show.getsockname()[1]}")
+        outs += ("--out", f"web:{page_port}", "--keep-media", str(tmp_path / "kept"))
+        live = Live(READY, tmp_path, camera, *outs, microphone="none")
+        lives.append(live)
+
+        def listen() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    told.append(show.recv(65536))
+
+        live.wait_for_devices(camera="absent")
+        with page(SimpleNamespace(port=page_port)) as viewer, mjpeg_server(port) as server:  # type: ignore[arg-type]
+            server.mode = "refuses"
+            live.wait_for("a refusal", lambda: "401" in (live.newest("notice") or {"text": ""})["text"])
+            server.mode = "moves"
+            live.wait_for_path("visual")
+            live.config.write_text(f'[camera]\ndevice = "rtmp://anna:s3cret@{address}"\nwidth_px = 0\n')
+            live.process.send_signal(signal.SIGHUP)
+            live.wait_for(
+                "a refusal", lambda: "not reloaded" in (live.newest("notice") or {"text": ""})["text"]
+            )
+            listen()
+            shown = [viewer.recv(timeout=60)]
+            while '"reading"' not in str(shown[-1]):
+                viewer.send(str(len(shown)))
+                shown.append(viewer.recv(timeout=60))
+            told += [str(message).encode() for message in shown]
+            live.end()
+        listen()
+    assert main(["report", str(live.timeline)]) == 0
+    assert any(b"/vaemotion/1/status/source" in packet for packet in told)
+    assert f"http://127.0.0.1:{port}/…" in live.printed
+    assert "password" in live.printed  # the warning that others may read the configuration
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != live.config]
+    assert {path.name for path in files} == {"timeline.jsonl", "timeline.html", "pictures.mkv"}
+    for secret in SECRETS:
+        assert secret not in live.printed
+        assert not [packet for packet in told if secret.encode() in packet]
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 
 def test_faces_and_voices_are_written_only_when_asked_for(

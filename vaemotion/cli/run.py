@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -141,6 +142,13 @@ def run_bundle(
     return run(bundle, source, options, config, overrides or [])
 
 
+class RecordOnly(StrEnum):
+    """Content of a recording that is less than the tokens."""
+
+    POOLED = "pooled"
+    READINGS = "readings"
+
+
 @app.command("record")
 def record_features(
     bundle: Bundle,
@@ -151,14 +159,29 @@ def record_features(
     out: Outs = None,
     pace: RunPace = Pace.REAL,
     threads: Threads = None,
+    only: Annotated[
+        RecordOnly | None,
+        typer.Option(
+            "--only",
+            help="Record less of those who are seen. pooled: one mean token for each frame; readings: a "
+            "timeline. Neither can be replayed.",
+        ),
+    ] = None,
 ) -> int:
     """Run a bundle and record its features.
 
-    The recording holds neither frames nor sound. `vaemotion run BUNDLE --replay FILE` replays it.
+    The recording holds neither frames nor sound, but pictures of people can be computed from it: keep it as
+    you would keep a film. `vaemotion run BUNDLE --replay FILE` replays it.
     """
     from runtime.run import RunOptions, run
 
-    options = RunOptions(outs=out or [], pace=pace, threads=threads, record=to)
+    if only is RecordOnly.READINGS:
+        outs = [*(out or ["console"]), f"jsonl:{to}"]
+        options = RunOptions(outs=outs, pace=pace, threads=threads)
+    else:
+        options = RunOptions(
+            outs=out or [], pace=pace, threads=threads, record=to, pooled=only is RecordOnly.POOLED
+        )
     return run(bundle, source, options, config, overrides or [])
 
 

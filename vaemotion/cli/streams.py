@@ -10,6 +10,8 @@ import io
 import os
 import sys
 
+from vaemotion.contract.plain_text import plain
+
 _OUTPUT, _ERROR = 1, 2
 
 
@@ -37,7 +39,7 @@ def open_streams() -> None:
 def complain(message: str) -> None:
     """Print an error on standard error, if anybody reads it."""
     try:
-        print(f"vaemotion: error: {message}", file=sys.stderr)
+        print(f"vaemotion: error: {plain(message, lines=True)}", file=sys.stderr)
     except OSError:
         _discard(_ERROR)
 

@@ -1,1 +1,1 @@
-"""Definitions that training and the device share, on NumPy, OpenCV, soxr and tokenizers only."""
+"""Definitions that training and the device share, on NumPy, OpenCV, soxr, tokenizers and Rich only."""

@@ -7,19 +7,24 @@ This module holds the only atomic writer, the only appender of records and the l
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 import select
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 ABANDONED_S = 3600.0  # without a write for this long, a temporary file belongs to a killed process
+_TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)  # of this kernel or file system
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # renameat2(2)
 _NOT_SYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # for a folder on some network file systems
 
 
@@ -60,37 +65,110 @@ def whole_file(file: Path) -> Generator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Generator[Path]:
+def whole_folder(folder: Path, ours: Collection[str] | None = None) -> Generator[Path]:
     """Yield a temporary empty folder to write into. It then becomes ``folder``, as in ``whole_file``.
 
-    An earlier ``folder`` is removed when the new one is complete. Raises WriteError.
+    An earlier ``folder`` is removed when the new one is complete. ``ours``: see ``publish_folder``. Raises
+    WriteError.
     """
+    folder = followed(folder)
     with _temporary(folder) as temporary:
         temporary.mkdir()
         yield temporary
-        publish_folder(temporary, folder)
+        publish_folder(temporary, folder, ours)
 
 
-def publish_folder(temporary: Path, final: Path) -> None:
+def publish_folder(temporary: Path, final: Path, ours: Collection[str] | None = None) -> None:
     """Move a complete folder to its final name, synced to the disk. An earlier folder there is removed.
 
-    A kill between the two moves leaves the earlier folder as ``NAME.old``. After an OSError, which is
-    raised, the earlier folder stands under its name again.
+    ``ours``: the files of the earlier folder that may be removed, as paths relative to it; None: all. Every
+    other file of it stays, and where the new folder has that name it becomes ``NAME.kept-`` and 8 digits.
+
+    A kill leaves the earlier or the new folder under the name, whole. Only where the file system cannot
+    exchange two folders it may leave the earlier one under a hidden name that ends in ".earlier". After an
+    OSError, which is raised, the earlier folder stands under its name.
     """
+    final = followed(final)
+    if final.exists() and not final.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final))
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    if ours is not None:
+        _keep_others(final, temporary, ours)
     for path in (*temporary.rglob("*"), temporary):
-        (_sync_folder if path.is_dir() else _sync)(path)
-    old = final.with_name(final.name + ".old")
-    if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(final, old)
+        if path.is_dir() and not path.is_symlink():
+            _sync_folder(path)
+    if not final.exists():
+        os.replace(temporary, final)
+        _sync_folder(final.parent)
+        return
+    earlier = temporary if _exchange(temporary, final) else _replace(temporary, final)
+    _sync_folder(final.parent)
+    _remove(earlier)
+
+
+def followed(path: Path) -> Path:
+    """Return what a symbolic link names, to be replaced instead of the link; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def own_name(final: Path, suffix: str) -> Path:
+    """Return a hidden name beside ``final`` that is this call's own, and that nobody else gives a file."""
+    return final.with_name(f"{_prefix(final)}{os.getpid()}.{secrets.token_hex(4)}{suffix}")
+
+
+def is_own_name(path: Path, final: Path, suffix: str) -> bool:
+    """Return True for a name that ``own_name`` gives beside ``final``, in any process."""
+    return bool(re.fullmatch(rf"{re.escape(_prefix(final))}\d+\.[0-9a-f]{{8}}{re.escape(suffix)}", path.name))
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name[:40]}."  # a name may have 255 bytes, with what follows
+
+
+def _keep_others(earlier: Path, new: Path, ours: Collection[str]) -> None:
+    """Give each file of an earlier folder that is not in ``ours`` a name in the new one, too."""
+    for folder, folders, files in os.walk(earlier):
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in (*files, *linked):
+            path = Path(folder, name)
+            relative = path.relative_to(earlier)
+            if str(relative) not in ours:
+                target = new / relative
+                if os.path.lexists(target):
+                    target = target.with_name(f"{target.name}.kept-{secrets.token_hex(4)}")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(path, target, follow_symlinks=False)
+                except OSError:
+                    shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step of the file system; False where it cannot. Raises OSError."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library without it
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _replace(temporary: Path, final: Path) -> Path:
+    """Move ``final`` to a name of its own and ``temporary`` to its place. Returns the former's new name."""
+    earlier = own_name(final, ".earlier")
+    os.replace(final, earlier)
     try:
         os.replace(temporary, final)
     except OSError:
-        if old.exists():
-            os.replace(old, final)
+        os.replace(earlier, final)
         raise
-    _sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    return earlier
 
 
 def open_locked(file: Path) -> int:
@@ -112,6 +190,17 @@ def open_locked(file: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def locked_folder(folder: Path) -> int:
+    """Hold a lock on a folder while the returned descriptor is open, as in ``open_locked``."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _lock(descriptor: int) -> None:
@@ -155,11 +244,10 @@ def _temporary(final: Path) -> Generator[Path]:
     """Yield a path of this call's own beside ``final``; in the end nothing is left there."""
     if not final.name:  # "", "." or "/"
         raise WriteError(errno.EISDIR, "a folder that is there already", str(final))
-    prefix = f".{final.name[:40]}."  # a name may have 255 bytes, with what follows
-    temporary = final.with_name(f"{prefix}{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = own_name(final, _TEMPORARY)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(final.parent, prefix)
+        _remove_abandoned(final)
         yield temporary
     except OSError as error:
         if not _concerns(error, temporary, final):
@@ -181,13 +269,13 @@ def _concerns(error: OSError, temporary: Path, final: Path) -> bool:
     return named in (final, *final.parents) or named.is_relative_to(temporary)
 
 
-def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove temporary files and folders with this prefix that killed processes left."""
+def _remove_abandoned(final: Path) -> None:
+    """Remove temporary files and folders for ``final`` that killed processes left."""
     with contextlib.suppress(OSError):  # another process may remove them first
-        for name in os.listdir(folder):
-            found = name.startswith(prefix) and name.endswith(".tmp")
-            if found and time.time() - (folder / name).stat().st_mtime > ABANDONED_S:
-                _remove(folder / name)
+        for path in final.parent.iterdir():
+            found = is_own_name(path, final, _TEMPORARY)
+            if found and time.time() - path.stat().st_mtime > ABANDONED_S:
+                _remove(path)
 
 
 def _remove(path: Path) -> None:

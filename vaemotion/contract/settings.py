@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from vaemotion.contract.address import without_secrets
+from vaemotion.contract.address import HIDDEN, Address, without_secrets
 from vaemotion.contract.errors import UsageError
 
 _Config = TypeVar("_Config")
+_NAME = re.compile(r"[\w.-]+")
 _UNITS = {"px": "pixels", "hz": "Hz", "s": "seconds", "ms": "milliseconds", "dbfs": "dBFS", "mb": "megabytes"}
 _KINDS: dict[type[Any], str] = {
     int: "a whole number",
@@ -142,7 +144,7 @@ class _Reader:
         for section in sections:
             inside: Any = values.setdefault(section, {})
             if not isinstance(inside, dict):
-                self.complain(key, f"{key}: {section} is a value, not a section")
+                self.complain(key, f"{_name(key)}: {_name(section)} is a value, not a section")
                 return
             values = cast(dict[str, Any], inside)
         values[name] = _parse(text)
@@ -155,7 +157,7 @@ class _Reader:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-                self.complain(f"{where}{key}", f"there is no key {where}{key}; {hint}")
+                self.complain(f"{where}{key}", f"there is no key {where}{_name(key)}; {hint}")
             else:
                 changes[key] = self.converted(getattr(config, key), value, f"{where}{key}")
         try:
@@ -178,6 +180,8 @@ class _Reader:
         if isinstance(current, tuple) and isinstance(value, list):
             kind = cast(Any, current[0] if current else "")  # an empty default: texts
             return tuple(self.converted(kind, element, where) for element in cast(list[Any], value))
+        if isinstance(current, Address):
+            return Address(self.converted(current.reveal(), value, where))
         kind = cast(type[Any], type(cast(Any, current)))
         if kind is float and type(value) is int and abs(value) < 1e300:
             return float(value)
@@ -187,6 +191,11 @@ class _Reader:
             return value
         self.complain(where, f"{where} must be {_KINDS.get(kind, kind.__name__)}, got {shown(value)}")
         return cast(Any, current)
+
+
+def _name(key: str) -> str:
+    """Return a key as it may be told; one with other signs is a misplaced value, perhaps a secret."""
+    return key if _NAME.fullmatch(key) else HIDDEN
 
 
 def _parse(text: str) -> Any:

@@ -16,12 +16,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import track
 
 from vaemotion.contract.audio import LogMelConfig, log_mel
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import Clip
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.contract.words import markdown_table
 from vaemotion.data.manifest.item import Item
 from vaemotion.data.manifest.loader import load_clip
@@ -50,8 +50,8 @@ def run_baselines(manifests: Sequence[Path], media_root: Path, split: str, boots
             f"nothing to measure: no source has labeled items of both splits, train and {split}; "
             "give manifests that have both, or choose another --split"
         )
-    print(markdown_table(("source", "what", "features", "learner", "train", split, "figure", "value"), rows))
-    print(f"\nBrackets: 95 % bootstrap intervals over works, {bootstrap} resamples, seed {seed}.")
+    tell(markdown_table(("source", "what", "features", "learner", "train", split, "figure", "value"), rows))
+    tell(f"\nBrackets: 95 % bootstrap intervals over works, {bootstrap} resamples, seed {seed}.")
 
 
 def _source_rows(
@@ -66,7 +66,7 @@ def _source_rows(
         return []
     is_sound = wanted[0].modality == "audio"
     statistics = sound_statistics if is_sound else gradient_statistics
-    shown = track(wanted, wanted[0].source, console=Console(stderr=True))
+    shown = track(wanted, wanted[0].source, console=Terminal(stderr=True))
     features = np.stack([statistics(load_clip(item, media_root)) for item in shown])
     name = "log-mel statistics" if is_sound else "gradient statistics"
     rows: list[tuple[object, ...]] = []

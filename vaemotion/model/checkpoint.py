@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,11 @@ def write_tensors(
 def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], license: str) -> None:
     """Write a checkpoint under a temporary name and move it into place when it is complete.
 
+    What else lies in ``folder``, such as a model card, stays there.
+
     lineage: JSON about the stages so far; license: SPDX id of the weights.
     """
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, _own_files(folder)) as temporary:
         files: dict[str, Any] = {}
         for name in components(model):
             if name == "base" and model.base_folder is not None:
@@ -101,8 +102,16 @@ def save_checkpoint(model: VAEmotionLLM, folder: Path, lineage: dict[str, Any], 
             "lineage": lineage,
         }
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        for extra in folder.glob("README.md") if folder.is_dir() else ():
-            shutil.copy2(extra, temporary)  # the model card stays with the checkpoint
+
+
+def _own_files(folder: Path) -> set[str]:
+    """Return the files of the checkpoint in ``folder``; none where there is no checkpoint."""
+    try:
+        components = json.loads((folder / "config.json").read_text())["components"]
+        files = {entry.get("file") for entry in components.values()} - {None}
+        return {"config.json", *files}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def _reference(base: Path, folder: Path) -> dict[str, Any]:

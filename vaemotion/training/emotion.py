@@ -24,6 +24,7 @@ from vaemotion.contract import prompts
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import PATHS, reads_frames, reads_sound
+from vaemotion.contract.terminal import tell
 from vaemotion.data.clips.open import open_clips
 from vaemotion.data.instructions import language_target
 from vaemotion.model.checkpoint import load_checkpoint, read_config, save_checkpoint
@@ -106,7 +107,7 @@ def train(config_file: Path, overrides: list[str], out: Path | None, resume: boo
     processes = process_state()
     data = prepare(model, config, stored["components"]["base"]["sha256"])
     if processes.is_main_process:
-        print(counts_table(data.works, data.rated, data.ratings))
+        tell(counts_table(data.works, data.rated, data.ratings))
     model = with_adapter(model, data, config)
     working = out.with_name(out.name + ".training")
     if run(model, data, config, working, resume) and processes.is_main_process:

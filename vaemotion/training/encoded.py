@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import json
 import math
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from torch import Tensor
@@ -39,6 +37,7 @@ from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import ZERO_PADDING, FrontEnd, audio_window
 from vaemotion.contract.media.files import MediaError
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.data.clips.source import ClipSource, ClipStream, ClipWindow, DamagedClip, window_span_s
 from vaemotion.data.manifest.item import Item
 from vaemotion.model.checkpoint import write_tensors
@@ -276,7 +275,7 @@ class _Tally:
     def __init__(self, title: str, blocks: int | None, workers: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         figures = TextColumn("{task.fields[figures]}")
-        self.progress = Progress(*columns, TimeRemainingColumn(), figures, console=Console(stderr=True))
+        self.progress = Progress(*columns, TimeRemainingColumn(), figures, console=Terminal(stderr=True))
         self.task = self.progress.add_task(f"{title}, blocks of {BLOCK}", total=blocks, figures="")
         self.began, self.waited_s, self.clips, self.damaged = time.monotonic(), 0.0, 0, 0
         self.workers = workers
@@ -288,7 +287,7 @@ class _Tally:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
         if self.clips:
-            print(f"{self.progress.tasks[0].description}: {self._figures()}", file=sys.stderr)
+            tell(f"{self.progress.tasks[0].description}: {self._figures()}", stderr=True)
 
     def waited(self, prepared: Iterator[Prepared | DamagedClip]) -> Any:
         """Take the next window, None at the end of a stream, and count the time."""

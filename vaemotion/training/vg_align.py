@@ -13,7 +13,7 @@ Source: arXiv 2511.12077 names VG-Align; docs/paper.md says what of it is inferr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import SILENT_PADDING, FrontEnd
+from vaemotion.contract.settings import shown
+from vaemotion.contract.terminal import tell
 from vaemotion.contract.words import counted
 from vaemotion.data.clips.open import open_all
 from vaemotion.data.clips.source import ClipStream
@@ -159,18 +161,18 @@ def prepare(
 
 def _print_data(data: AlignData) -> None:
     lessons, windows = data.lessons, data.windows
-    print(
+    tell(
         f"{data.windows.store.windows.source.name}: {counted(len(windows), 'clip')}, of them "
         f"{lessons.incoherent} incoherent; the teacher's answers: {len(lessons)}, in "
         f"{len(np.unique(lessons.answer))} wordings; left out: {lessons.cut} cut, {lessons.empty} empty, "
         f"{lessons.repeated} repeats; recordings: {len(data.recordings)}"
     )
     if windows.damaged:
-        print(f"left out as damaged: {counted(len(windows.damaged), 'clip')}")
+        tell(f"left out as damaged: {counted(len(windows.damaged), 'clip')}")
         for clip in windows.damaged[:_MOST_NAMED]:
-            print(f"  {clip.name}: {clip.reason}")
+            tell(f"  {clip.name}: {clip.reason}")
         if len(windows.damaged) > _MOST_NAMED:
-            print(f"  and {len(windows.damaged) - _MOST_NAMED} more")
+            tell(f"  and {len(windows.damaged) - _MOST_NAMED} more")
 
 
 def with_pretrained_audio_encoder(
@@ -197,8 +199,10 @@ def import_base(folder: Path, config: TrainingConfig, out: Path, adapter: Path |
 def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionLLM:
     """Freeze the base and add a new audio pathway, whose tokens start with the norm of visual tokens.
 
-    It is trained with the newest version of the front end, whatever version the base was made with.
+    It is trained with the newest version of the front end, whatever version the base was made with. Raises
+    UsageError where the base was made for another log-mel or other windows than the configuration's.
     """
+    _refuse_other_windows(base.config.front_end, config)
     base.requires_grad_(False)
     torch.manual_seed(config.seed + 2)
     audio_config = AudioPathwayConfig.of(config.audio_encoder)
@@ -212,6 +216,20 @@ def with_audio_pathway(base: VAEmotionLLM, config: TrainingConfig) -> VAEmotionL
         text_norm = base.backbone.embedding.weight.norm(dim=-1).mean().item()
     base.audio.match_norm(visual_norm, text_norm)
     return base
+
+
+def _refuse_other_windows(front_end: FrontEnd, config: TrainingConfig) -> None:
+    different = [
+        f"{section}.{name} = {shown(value)} (here {shown(asked)})"
+        for section in ("log_mel", "windows")
+        for name, value in asdict(getattr(front_end, section)).items()
+        if (asked := getattr(getattr(config, section), name)) != value
+    ]
+    if different:
+        raise UsageError(
+            f"the base was made with {', '.join(different)}; make it again with this configuration, or use "
+            "its values in the configuration"
+        )
 
 
 class Pairs:
@@ -235,7 +253,7 @@ class Pairs:
                     f"that show them, or leave align.recordings empty"
                 )
             if missing:
-                print(f"recordings left out, because no clip is named so: {', '.join(missing)}")
+                tell(f"recordings left out, because no clip is named so: {', '.join(missing)}")
 
     def _named_lessons(self) -> dict[str, dict[int, np.ndarray]]:
         """Return the content lessons of clips that the teacher gives a recording's label, by frame count.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from runtime.commands.bench.plot import plot_bench
@@ -28,6 +27,7 @@ from runtime.machine.threads import thread_budget
 from vaemotion.contract.bundle import ENGINE_ROLES, Component, Manifest, read_manifest, verify_files
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import write_whole
+from vaemotion.contract.terminal import Terminal
 
 ROUNDS = 5
 RUNS = 20  # inferences of one file in one round
@@ -37,16 +37,16 @@ PROCESS_S = 3600.0  # time limit of one process: the first one may build TensorR
 def bench(bundle: Path, out: Path, as_json: bool, rounds: int = ROUNDS) -> None:
     """Measure a bundle, print the figures, and write bench.json, bench.md and bench.png into ``out``."""
     out.mkdir(parents=True, exist_ok=True)  # fails before minutes of measuring where it cannot be made
-    measured = measure(bundle, rounds=rounds, progress=Console(stderr=True))
+    measured = measure(bundle, rounds=rounds, progress=Terminal(stderr=True))
     files, no_plot = write_bench(measured, out)
     if as_json:
         print(bench_json(measured), end="")
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(bench_table(measured, console.width))
     for line in [*sentences(measured), *no_plot]:
-        console.print(f"• {line}", markup=False)
-    console.print(f"written: {', '.join(map(str, files))}", markup=False)
+        console.print(f"• {line}")
+    console.print(f"written: {', '.join(map(str, files))}")
 
 
 def write_bench(measured: Bench, out: Path) -> tuple[list[Path], list[str]]:
@@ -68,7 +68,7 @@ def bench_json(measured: Bench) -> str:
 
 
 def measure(
-    bundle: Path, *, rounds: int = ROUNDS, runs: int = RUNS, progress: Console | None = None
+    bundle: Path, *, rounds: int = ROUNDS, runs: int = RUNS, progress: Terminal | None = None
 ) -> Bench:
     """Open and run every engine and language model of a bundle, each in processes of its own.
 
@@ -112,7 +112,7 @@ def _turns(timed: list[Component], number: int) -> list[Component | None]:
     return turns[::-1] if number % 2 else turns
 
 
-def _with_bar(turns: list[Component | None], console: Console | None) -> Iterator[Component | None]:
+def _with_bar(turns: list[Component | None], console: Terminal | None) -> Iterator[Component | None]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=console is None) as bar:
         task = bar.add_task("", total=len(turns))

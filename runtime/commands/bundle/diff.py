@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vaemotion.contract.bundle import Component, Manifest, read_manifest
+from vaemotion.contract.terminal import Terminal
 
 LONGEST_LIST = 8  # longer ones, such as hashes of calibration samples, are compared as sets and counted
 ABSENT = "–"
@@ -53,10 +53,10 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
         report = {"schema": 1, "a": str(a), "b": str(b), "equal": equal, "differences": entries}
         print(json.dumps({**report, "sentence": sentence(found)}, indent=1))
         return 0 if equal else 1
-    console = Console(highlight=False)
-    console.print(sentence(found), style="green" if equal else "yellow", markup=False)
+    console = Terminal()
+    console.print(sentence(found), style="green" if equal else "yellow")
     if found:
-        console.print(f"A: {a}\nB: {b}", style="dim", markup=False)
+        console.print(f"A: {a}\nB: {b}", style="dim")
         console.print(diff_table(found))
     return 0 if equal else 1
 

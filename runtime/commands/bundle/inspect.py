@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from vaemotion.contract.bundle import MANIFEST_FILE, Manifest, read_manifest, verify_files
 from vaemotion.contract.confidence import Quality, confidence_of
 from vaemotion.contract.front_end import reads_sound
+from vaemotion.contract.terminal import Terminal
 
 
 def inspect(bundle: Path, as_json: bool) -> None:
@@ -23,13 +23,13 @@ def inspect(bundle: Path, as_json: bool) -> None:
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
     if as_json:
-        print((bundle / MANIFEST_FILE).read_text())
+        print(json.dumps(json.loads((bundle / MANIFEST_FILE).read_text()), indent=1))
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(component_table(manifest))
     for line in [*_tensor_lines(manifest), *_origin_lines(manifest), *_confidence_lines(manifest)]:
-        console.print(line, markup=False)
-    console.print("front end", json.dumps(manifest.front_end.to_dict(), indent=1), markup=False)
+        console.print(line)
+    console.print("front end", json.dumps(manifest.front_end.to_dict(), indent=1))
 
 
 def component_table(manifest: Manifest) -> Table:

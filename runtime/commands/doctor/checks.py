@@ -160,7 +160,7 @@ def cameras(devices: Path = Path("/dev"), labels: Path = Path("/sys/class/video4
 def _camera(node: Path, label_file: Path) -> Check | None:
     label = node.name
     with suppress(OSError):
-        label = label_file.read_text().strip()
+        label = label_file.read_text(errors="replace").strip()
     if not os.access(node, os.R_OK | os.W_OK):
         way_out = "sudo usermod -aG video $USER, then log in again"
         return Check(node.name, None, f"{label}: no permission", way_out)

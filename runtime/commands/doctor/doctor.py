@@ -18,7 +18,6 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +27,7 @@ from runtime.commands.doctor.forecast import probe_forecast
 from runtime.machine.child_process import in_child
 from runtime.machine.facts import board_name, nvidia_gpu_names, processor_name, read_memory, usable_cpus
 from runtime.machine.thermal import read_thermal_zones
+from vaemotion.contract.terminal import Terminal
 
 GIB = 2**30
 
@@ -38,7 +38,7 @@ def doctor(bundle: Path | None, as_json: bool) -> int:
     ``bundle``: try it on this machine, too. ``as_json``: print one JSON object instead.
     """
     done: list[Check] = []
-    console = Console(highlight=False)
+    console = Terminal()
     for check in examine(bundle):
         done.append(check)
         if not as_json:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.commands.soak.devices import SimulatedCamera, SimulatedMicrophone, record_devices
@@ -43,6 +42,7 @@ from runtime.sources.supervision import LiveFeed
 from vaemotion.contract.bundle import MANIFEST_FILE, read_manifest, sha256_of
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import write_whole
+from vaemotion.contract.terminal import Terminal
 from vaemotion.contract.windows import WindowConfig
 from vaemotion.contract.words import duration_words
 
@@ -93,14 +93,14 @@ def soak(bundle: Path, options: SoakOptions, out: Path | None) -> int:
             threads=budget.engines,
             narrate_every_s=options.narrate_every_s,
         )
-        found = rehearse(plan, predictor, recording, stop, Console(stderr=True, highlight=False))
+        found = rehearse(plan, predictor, recording, stop, Terminal(stderr=True))
     failed = problems(found)
-    console = Console(highlight=False)
+    console = Terminal()
     for line in sentences(found):
-        console.print(f"• {line}", markup=False)
+        console.print(f"• {line}")
     if out is not None:
-        console.print(f"written: {', '.join(map(str, write_soak(found, out)))}", markup=False)
-    console.print("\n".join(f"FAILED: {line}" for line in failed) or "passed", markup=False)
+        console.print(f"written: {', '.join(map(str, write_soak(found, out)))}")
+    console.print("\n".join(f"FAILED: {line}" for line in failed) or "passed")
     return 128 + stop.signal if stop.signal else int(bool(failed))
 
 
@@ -147,7 +147,7 @@ def schedule_of(windows: WindowConfig) -> WindowConfig:
 
 
 def rehearse(
-    plan: SoakPlan, predictor: DevicePredictor, recording: Recording, stop: Stop, console: Console
+    plan: SoakPlan, predictor: DevicePredictor, recording: Recording, stop: Stop, console: Terminal
 ) -> Soak:
     """Run a soak, wired as ``runtime.run`` wires a live run, and return its record, also of a failed run."""
     windows, duration_s = predictor.constants.front_end.windows, plan.hours * 3600
@@ -181,7 +181,7 @@ def rehearse(
         try:
             session.run(describe(plan.bundle, plan.media, "max", predictor))
         except Exception as error:  # it is part of the report
-            console.print(traceback.format_exc(), markup=False)
+            console.print(traceback.format_exc())
             failure = f"{type(error).__name__}: {error}"
         observer.closed.wait(LAST_MESSAGES_S)
     return _record(plan, world, observer, (camera, microphone), windows.frame_hop_s, failure)
@@ -225,7 +225,7 @@ def _setup(plan: SoakPlan) -> Setup:
 
 
 @contextlib.contextmanager
-def _progress(console: Console, plan: SoakPlan) -> Generator[Callable[[float], None]]:
+def _progress(console: Terminal, plan: SoakPlan) -> Generator[Callable[[float], None]]:
     """Show a bar with the time left, or print a line per tenth where there is no terminal.
 
     Yields the function to call with the simulated time.

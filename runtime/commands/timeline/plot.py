@@ -22,6 +22,7 @@ from runtime.messages import Narration, source_name
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
+from vaemotion.contract.terminal import tell
 from vaemotion.contract.words import counted, duration_words, time_words
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def narration_lines(timeline: Timeline, width_in: float) -> list[tuple[str, list
     letters = int((width_in - _LEFT_IN - 1.3) * 72 / 5.8)  # at 9 points a letter is at most about 5.8 wide
     entries: list[tuple[str, list[str]]] = []
     for narration in shown_narrations(timeline):
-        text = " ".join(narration.text.split()) + ("" if narration.complete else " …")
+        text = " ".join(narration.text.split())
         lines = textwrap.wrap(text, letters, max_lines=_MOST_LINES, placeholder=" …") or [""]
         entries.append((time_words(narration.about_s, timeline.duration_s), lines))
     return entries
@@ -305,4 +306,4 @@ def plot(timeline_file: Path, out: Path | None) -> None:
     """
     file = output_file(timeline_file, out, ".png")
     write_whole(file, figure_bytes(draw(read_timeline(timeline_file)), "png"))
-    print(f"plot: {file}")
+    tell(f"plot: {file}")

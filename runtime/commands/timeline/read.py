@@ -17,6 +17,7 @@ import numpy.typing as npt
 from runtime.messages import TIMELINE_SCHEMA, End, Message, Narration, Notice, Reading, Start
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.plain_text import plain, plain_values
 
 _KIND_WORDS: dict[type[Any], str] = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
 _OPTIONAL = ("visual_age_s", "audio_age_s", "latency_ms")  # null where there is nothing to measure
@@ -119,13 +120,17 @@ def _message(values: Any) -> Message | None:
     makers: dict[str, Callable[[dict[str, Any]], Message]] = {
         "start": _start,
         "reading": _reading,
-        "narration": lambda v: Narration(
-            _number(v, "time_s"), _number(v, "about_s"), _text(v, "text"), _typed(v, "complete", bool)
-        ),
+        "narration": lambda v: Narration(_number(v, "time_s"), _number(v, "about_s"), _spoken(v)),
         "notice": lambda v: Notice(_number(v, "time_s"), _text(v, "text")),
         "end": _end,
     }
     return makers[kind](fields) if kind in makers else None
+
+
+def _spoken(values: dict[str, Any]) -> str:
+    """Return a narration's text, with "…" where an earlier version published one that was cut."""
+    text = _text(values, "text")
+    return text if values.get("complete", True) is True else f"{text.rstrip()} …"
 
 
 def _start(values: dict[str, Any]) -> Start:
@@ -139,7 +144,7 @@ def _start(values: dict[str, Any]) -> Start:
         source=_text(values, "source"),
         pace=_text(values, "pace"),
         engines=tuple(str(engine) for engine in _typed(values, "engines", list)),
-        lineage=_typed(values, "lineage", dict),
+        lineage=plain_values(_typed(values, "lineage", dict)),
         version=_text(values, "version"),
     )
 
@@ -202,13 +207,12 @@ def _typed(values: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 
 def _text(values: dict[str, Any], name: str) -> str:
-    # JSON may hold half a surrogate pair, which cannot be written as UTF-8.
-    return str(_typed(values, name, str)).encode("utf-8", "replace").decode()
+    return plain(_typed(values, name, str))
 
 
 def _numbers(values: dict[str, Any], name: str) -> dict[str, float]:
     inner: dict[str, Any] = _typed(values, name, dict)
-    return {key: _number(inner, key) for key in inner}
+    return {plain(key): _number(inner, key) for key in inner}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from runtime.messages import Narration, Notice, source_name
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import PATHS
 from vaemotion.contract.prompts import AROUSAL_WORDS, VALENCE_WORDS, level_word
+from vaemotion.contract.terminal import tell
 from vaemotion.contract.words import counted, duration_words, time_words
 
 _MOST_EMOTIONS = 5
@@ -46,7 +47,7 @@ def report(timeline_file: Path, out: Path | None) -> None:
     """
     file = output_file(timeline_file, out, ".html")
     write_whole(file, page(read_timeline(timeline_file)).encode("utf-8", "replace"))
-    print(f"report: {file}")
+    tell(f"report: {file}")
 
 
 def page(timeline: Timeline) -> str:
@@ -199,9 +200,9 @@ def narrations(timeline: Timeline) -> str:
 
 
 def _narration(narration: Narration, duration_s: float, number: str) -> str:
-    note = f"{narration.age_s:.1f} s later" + ("" if narration.complete else ", cut short")
     at, text = time_words(narration.about_s, duration_s), escape(narration.text)
-    return f"<li><b>{number}</b><time>{at}</time><span>{text} <small>({note})</small></span></li>\n"
+    note = f"({narration.age_s:.1f} s later)"
+    return f"<li><b>{number}</b><time>{at}</time><span>{text} <small>{note}</small></span></li>\n"
 
 
 def _folded(title: str, lines: str) -> str:

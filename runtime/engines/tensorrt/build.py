@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from runtime.engines.cache import BatchProfile
 from runtime.engines.io import EngineUnavailable
+from vaemotion.contract.onnx_weights import graph_bytes
+from vaemotion.contract.terminal import Terminal
 
 MIB = 2**20
 WORKSPACE_MAX_BYTES = 4096 * MIB
@@ -62,7 +63,7 @@ def build(
     network = builder.create_network(strongly_typed)
     parser = trt.OnnxParser(network, log)  # owns the network's weights: keep it until the end
     parse(parser, onnx)
-    workspace_bytes = first_workspace_bytes(onnx.name, onnx.stat().st_size, free_bytes)
+    workspace_bytes = first_workspace_bytes(onnx.name, graph_bytes(onnx), free_bytes)
     while True:
         log.messages.clear()
         config = _configure(trt, builder, network, profile, workspace_bytes, timing, monitor)
@@ -213,7 +214,7 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def progress_bars(console: Console) -> Progress:
+def progress_bars(console: Terminal) -> Progress:
     """Make bars that vanish when the build is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)

@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from runtime.engines import cache as engine_cache
 from runtime.engines.cache import BatchProfile, EngineKey
 from runtime.engines.golden import allowed_difference, golden_differences
@@ -30,6 +28,7 @@ from runtime.engines.tensorrt.build import Built, build, progress_bars, progress
 from runtime.engines.tensorrt.engine import TensorRtEngine
 from runtime.engines.tensorrt.layers import int8_report
 from vaemotion.contract.bundle import Component, Manifest, component_path, read_golden, sha256_of
+from vaemotion.contract.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _build(
     key = timing_key(str(found.module.__version__), gpu.name, gpu.compute_capability)
     file = folder / "timings" if folder else None
     known = engine_cache.load(file, key)[0] if file else None
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     console.print(f"building {component.label} with TensorRT for {gpu.name}; this takes minutes, once")
     with progress_bars(console) as bars:
         monitor = progress_monitor(found.module, bars)

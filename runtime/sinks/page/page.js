@@ -131,9 +131,9 @@ function showEmotions({ emotions, label }) {
   while (list.children.length > Object.keys(emotions).length) list.lastChild.remove();
 }
 
-function addNarration({ text, complete, about_s }) {
+function addNarration({ text, about_s }) {
   const row = element("li", "", ""), list = byId("narrations");
-  const sentence = element("p", "", complete ? text : `${text.trimEnd()} …`);
+  const sentence = element("p", "", text);
   const time = Object.assign(element("time", "technical", ""), { aboutS: about_s, ariaLive: "off" });
   if (text.length > 90) sentence.dataset.length = text.length > 180 ? "very-long" : "long";
   row.append(sentence, time);

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from export.predictors import load_predictor
-from runtime.commands.ask import answer
+from runtime.commands.ask import answer, evidence_at
 from runtime.messages import Reading
 from runtime.narration.speaking import Utterance
 from runtime.perception.perception import Evidence
 from runtime.perception.predictor import Tokens, open_predictor
+from runtime.sources.file import FileSource
 from tests.media import tone, write_wav, write_work
 from tests.paths import ROOT
 from vaemotion.cli.main import main
@@ -44,6 +45,36 @@ def test_multiple_choice_agrees_with_the_benchmark(
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["answer"] == max(scores, key=scores.get)
     assert answer["reading"]["time_s"] == 1.5
+
+
+def test_json_holds_nothing_that_turns_a_terminals_letters_around(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "tone.wav", tone(1.0), 16_000)
+    words = ["ask", str(READY), str(tmp_path / "tone.wav"), "Läuft\u202e da was?", "--json"]
+    assert main([*words, "--options", "ja\u2066,nein"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out)["question"] == "Läuft\u202e da was?"
+    assert set(json.loads(out)["probabilities"]) == {"ja\u2066", "nein"}
+
+
+def test_a_window_is_encoded_frame_by_frame(small_bundle: Path, tmp_path: Path) -> None:
+    # Memory is that of one frame, whatever the number of frames in a window.
+    clip, batches = FileSource(write_work(tmp_path / "clip.mkv", 2.0)), list[int]()
+    with open_predictor(small_bundle) as predictor:
+        vision = predictor.engines["vision_encoder"]
+
+        class Counting:
+            def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                batches.append(len(arrays["pixels"]))
+                return vision.run(arrays)
+
+        counted = predictor.with_engines({"vision_encoder": Counting()})
+        evidence = evidence_at(counted, clip, 1.5, "visual")
+        frames = predictor.constants.front_end.windows.frames
+        assert batches == [1] * frames
+        assert len(evidence.plain.visual) == frames
 
 
 def test_free_text_about_sound_and_video(

@@ -6,7 +6,11 @@ import getpass
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,8 @@ from hypothesis import strategies as st
 
 from runtime.commands.install_service import MARK, Service, describe, install_service, unit_text, write_units
 from runtime.machine.watchdog import RESTART_ME
+from tests.paths import ROOT
+from vaemotion.cli.main import main
 from vaemotion.contract.errors import UsageError, UserError
 
 needs_systemd = pytest.mark.skipif(
@@ -56,8 +62,34 @@ def program(folder: Path) -> str:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    file = tmp_path / "live.toml"
+def place(tmp_path: Path) -> Generator[Path]:
+    """Yield a folder that every user can read, which ``tmp_path`` is not."""
+    if os.geteuid() != 0:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def installed(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a bundle that every user can read, and install a program beside it that every user can start."""
+    program(place)
+    (place / "python").symlink_to("/bin/sh")
+    monkeypatch.setattr(sys, "executable", str(place / "python"))
+    return Path(shutil.copytree(ROOT / "models" / "vaemotion-tiny-bundle", place / "bundle"))
+
+
+@pytest.fixture
+def user() -> str:
+    """Return a user that the service may run as: for a root's test another one."""
+    return "daemon" if os.geteuid() == 0 else getpass.getuser()
+
+
+@pytest.fixture
+def config(place: Path) -> Path:
+    file = place / "live.toml"
     file.write_text(
         '[out]\nsinks = ["jsonl:log/timeline.jsonl", "jsonl:/var/lib/vaemotion/t.jsonl", "console"]\n'
     )
@@ -80,13 +112,14 @@ def test_systemd_parses_the_unit_as_intended(tmp_path: Path) -> None:
         "Type": "notify",
         "NotifyAccess": "main",
         "Restart": "always",
-        "RestartSec": "1s",
+        "RestartSec": "5s",
         "WatchdogSec": "30s",
         "WorkingDirectory": str(tmp_path),
         "UMask": "0027",
         "LimitCORE": "0",
         "Nice": "-5",
         "ProtectSystem": "strict",
+        "ProtectHome": "yes",
         "PrivateTmp": "yes",
         "User": "daemon",
         "SupplementaryGroups": "video audio",
@@ -163,60 +196,152 @@ def test_a_name_that_a_unit_cannot_express_is_refused(name: str, tmp_path: Path)
         unit_text(Service("x", ('/srv/"odd"/vaemotion', "run"), tmp_path, None))
 
 
+@needs_systemd
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("gstreamer", [True, False])
+@pytest.mark.parametrize("home", [True, False])
+def test_the_unit_has_few_rights(tmp_path: Path, gpu: bool, gstreamer: bool, home: bool) -> None:
+    service = Service(
+        description="x",
+        command=(program(tmp_path), "run", "/bundle"),
+        folder=tmp_path,
+        user="daemon",
+        groups=("video", "audio", "render"),
+        writable=(tmp_path / "log",),
+        gpu=gpu,
+        gstreamer=gstreamer,
+        home=home,
+    )
+    verified(unit_text(service), tmp_path)
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=30"]
+    done = subprocess.run([*command, tmp_path / "vaemotion.service"], capture_output=True, text=True)
+    exposure = re.search(r"Overall exposure level for .*: ([0-9.]+)", done.stdout)
+    assert exposure, done.stderr
+    assert float(exposure[1]) <= 3.0
+    assert done.returncode == 0  # as systemd itself judges the threshold
+
+
+def test_what_fails_all_the_time_ends_as_failed() -> None:
+    for version in (252, 257):
+        text = unit_text(Service("x", ("/bin/true",), Path("/"), "daemon", systemd_version=version))
+        limits = dict(re.findall(r"(?m)^(StartLimit\w+)=(.*)$", text))
+        assert limits["StartLimitBurst"] == "60"
+        pauses = [float(pause) for pause in re.findall(r"(?m)^Restart(?:MaxDelay)?Sec=(.*)$", text)]
+        # A run that fails within two minutes reaches the limit, whatever the pause before the next one.
+        assert limits["StartLimitIntervalSec"] == "3h"
+        assert 60 * (max(pauses) + 120) <= 3 * 3600
+
+
+def test_systemctl_shows_why_a_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert main(["run", str(tmp_path / "nowhere")]) == 1
+        manager.setblocking(False)
+        assert manager.recv(4096).startswith(b"STATUS=no bundle at ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs a service of another user")
+@pytest.mark.parametrize(
+    "hidden", ["live.toml", "bundle/manifest.json", "bundle/components", "python", "vaemotion", "password"]
+)
+def test_a_user_who_cannot_read_what_the_service_reads_is_refused(
+    installed: Path, config: Path, tmp_path: Path, hidden: str
+) -> None:
+    place = installed.parent
+    (place / "password").write_text("secret")
+    shutil.chown(place / "password", "daemon")
+    (place / "password").chmod(0o600)
+    config.write_text(
+        '[camera]\ndevice = "rtsp://admin:${password}@10.0.0.7/1"\npassword_file = "password"\n'
+    )
+    assert install_service(installed, config, "daemon", False, tmp_path / "before") == 0
+    if hidden == "python":
+        (place / "python").unlink()
+        shutil.copyfile("/bin/sh", place / "python")
+    shutil.chown(place / hidden, "root")
+    (place / hidden).chmod(0o700)
+    what = "start" if hidden in ("python", "vaemotion") else "read"
+    with pytest.raises(UsageError, match=rf"the user daemon cannot {what} .*{hidden}.*; change the rights"):
+        install_service(installed, config, "daemon", False, tmp_path / "after")
+    assert not (tmp_path / "after").exists()
+
+
+def test_root_is_refused(installed: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"the service needs no rights of root; name another user"):
+        install_service(installed, config, "root", True)
+    if os.geteuid() == 0:
+        monkeypatch.setenv("SUDO_USER", "root")
+        with pytest.raises(UsageError, match=r"the service needs no rights of root; name another user"):
+            install_service(installed, config, None, True)
+
+
+def test_a_place_in_a_home_is_readable(
+    installed: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "ProtectHome=yes\n" in unit_text(describe(installed, config, "daemon", 252))
+    monkeypatch.setattr("runtime.commands.install_service.HOMES", ("/home", str(config.parent)))
+    assert "ProtectHome=read-only\n" in unit_text(describe(installed, config, "daemon", 252))
+
+
 def test_the_service_is_that_of_the_bundle_and_its_configuration(
-    small_bundle: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+    installed: Path, config: Path, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(config.parent)
-    service = describe(small_bundle, Path(config.name), getpass.getuser(), 252)
+    service = describe(installed, Path(config.name), user, 252)
     assert Path(service.command[0]).is_absolute()
-    assert service.command[1:] == ("run", str(small_bundle), "--config", str(config))
+    assert service.command[1:] == ("run", str(installed), "--config", str(config))
     assert set(service.writable) == {Path("/var/lib/vaemotion"), config.parent / "log"}
     assert service.folder == config.parent
-    assert "small" in service.description
+    assert "tiny" in service.description
     config.write_text('[camera]\ndevice = "csi:0"\n')
-    assert describe(small_bundle, config, None, 252).gstreamer
+    assert describe(installed, config, None, 252).gstreamer
 
 
 def test_a_bundle_or_a_configuration_that_is_wrong_installs_nothing(
-    small_bundle: Path, config: Path, tmp_path: Path
+    installed: Path, config: Path, user: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"no bundle at .*manifest\.json not found"):
-        install_service(tmp_path / "nowhere", config, getpass.getuser(), True)
+        install_service(tmp_path / "nowhere", config, user, True)
     with pytest.raises(UsageError, match="no user 'nobody-of-that-name'; create one"):
-        install_service(small_bundle, config, "nobody-of-that-name", True)
+        install_service(installed, config, "nobody-of-that-name", True)
     config.write_text("[camera]\ndevise = 1\n")
     with pytest.raises(UsageError, match=r"did you mean camera\.device"):
-        install_service(small_bundle, config, getpass.getuser(), True)
+        install_service(installed, config, user, True)
 
 
 def test_print_prints_the_unit_and_writes_nothing(
-    small_bundle: Path,
+    installed: Path,
     config: Path,
+    user: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    assert install_service(small_bundle, config, getpass.getuser(), True, tmp_path / "etc") == 0
+    before = sorted(config.parent.iterdir())
+    assert install_service(installed, config, user, True, tmp_path / "etc") == 0
     out = capsys.readouterr().out
     assert out.startswith(MARK)
-    assert f"User={getpass.getuser()}\n" in out
-    assert os.listdir(tmp_path) == ["live.toml"]
+    assert f"User={user}\n" in out
+    assert sorted(config.parent.iterdir()) == before
+    assert not (tmp_path / "etc").exists()
+    assert not (tmp_path / "home").exists()
 
 
 @needs_systemd
 def test_the_unit_is_installed_and_the_next_commands_are_printed(
-    small_bundle: Path,
+    installed: Path,
     config: Path,
+    user: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     root = os.geteuid() == 0
-    user = getpass.getuser() if root else None
     for _ in range(2):  # the second call overwrites its own file
-        assert install_service(small_bundle, config, user, False, tmp_path / "etc") == 0
+        assert install_service(installed, config, user if root else None, False, tmp_path / "etc") == 0
     out = capsys.readouterr().out
     [unit] = tmp_path.glob("**/vaemotion.service")
     assert str(unit) in out

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from runtime.engines.fallback import FallbackEngine
 from runtime.engines.onnx import BatchOfOne
 from runtime.engines.open import EngineError, OnnxRuntimeEngine, open_engine
 from tests.tensorrt_stub import HOME, bindings, run_python
@@ -171,6 +172,30 @@ def test_a_machine_without_a_gpu_takes_the_best_that_its_processor_runs(
     assert engine.announcement.startswith(f"emo_adapter ({chosen}): ONNX Runtime ")
     assert "; no GPU engine is installed" in engine.announcement
     assert engine.run(arrays())["y"].shape == (2, 3)
+
+
+def test_behind_the_best_engine_stand_the_others_that_run_here(tmp_path: Path, component: Component) -> None:
+    engine = open_engine(tmp_path, in_precisions(component, "fp32", "int8-cpu"), "emo_adapter", threads=1)
+    assert isinstance(engine, FallbackEngine)
+    assert engine.component.precision == "int8-cpu"
+    assert engine.fall_back()
+    assert engine.component.precision == "fp32"
+    assert engine.announcement.startswith("emo_adapter (fp32): ONNX Runtime ")
+    assert engine.run(arrays())["y"].shape == (2, 3)
+    assert not engine.fall_back()
+    assert engine.run(arrays())["y"].shape == (2, 3)
+
+
+def test_an_engine_or_precision_that_was_asked_for_has_no_other_behind_it(
+    tmp_path: Path, component: Component
+) -> None:
+    listed = in_precisions(component, "fp32", "int8-cpu")
+    asked = open_engine(tmp_path, listed, "emo_adapter", threads=1, precision="int8-cpu")
+    assert not isinstance(asked, FallbackEngine)
+    on_cpu = open_engine(tmp_path, listed, "emo_adapter", threads=1, engine="cpu")
+    assert isinstance(on_cpu, FallbackEngine)
+    assert on_cpu.fall_back()
+    assert (on_cpu.runs_on, on_cpu.component.precision) == ("cpu", "fp32")
 
 
 def test_a_role_that_the_bundle_lacks_is_named(tmp_path: Path, component: Component) -> None:

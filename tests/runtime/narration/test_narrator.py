@@ -117,7 +117,7 @@ def test_a_narration_is_complete_and_stamped() -> None:
     said = narrate(
         predictor_of(Scripted(["It is calm. Or"])), evidence(), UNSET, lambda: 1.2345, lambda: False
     )
-    assert said == Narration(1.234, 1.0, "It is calm.", complete=True)
+    assert said == Narration(1.234, 1.0, "It is calm.")
 
 
 LONG = "The sea is calm. The sky is a very wide sky and it is red. The sand is white. The bird is black. " * 3

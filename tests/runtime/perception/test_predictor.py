@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ import torch
 from torch import Tensor
 
 from export.predictors import checkpoint_constants, checkpoint_predictor
-from runtime.perception.predictor import SLACK_TOKENS, Predictor, Tokens, adapter_inputs
+from runtime.engines.language_model import Generation
+from runtime.perception.predictor import SENTENCE_TOKENS, SLACK_TOKENS, Predictor, Tokens, adapter_inputs
 from tests.tiny import tiny_clip, tiny_model
 from vaemotion.contract.errors import UserError
 from vaemotion.contract.front_end import PATHS, Clip, window_at, window_ends_s
 from vaemotion.contract.prediction import Question, rotated_options
 from vaemotion.contract.prompts import listed_question
 from vaemotion.data.art.contents import CONTENT_CLASSES
+from vaemotion.evaluation.benchmark.choices import matched_option
 from vaemotion.model.emo_adapter import CONSTRUCTS, AdapterOutput
 from vaemotion.model.vaemotion_llm import VAEmotionLLM
 from vaemotion.training.rows import audio_token_ages_s
@@ -151,7 +155,7 @@ def test_written_answers_are_the_trainings_greedy_ones_to_each_rotation(
     media = model.media_embeddings(None if visual is None else visual[:, -2 * 4 :], audio, 1)
     longest = max(len(predictor.option_ids(option)) for option in question.options)
     expected = [
-        model.generate(media, listed_question(question.text, options), max_tokens=longest + SLACK_TOKENS)[
+        model.generate(media, listed_question(question.text, options), max_tokens=longest + SENTENCE_TOKENS)[
             0
         ].text
         for options in rotated_options(question.options, 2)
@@ -159,6 +163,43 @@ def test_written_answers_are_the_trainings_greedy_ones_to_each_rotation(
     prediction = predictor(clip, path, [replace(question, rotations=2), question])
     assert prediction.written == (tuple(expected), ())
     assert any(expected)
+
+
+SENTENCE = "The sound in the clip is a bell."
+
+
+class Sentences:
+    """A language model that answers everything in one sentence, where it has the tokens."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._model, self._predictor = predictor.language_model, predictor
+        self.context_tokens = self._model.context_tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def generate(self, prompt: np.ndarray, *, max_tokens: int, stop_ids: Sequence[int]) -> Generation:
+        ids = self._predictor.token_ids(SENTENCE)
+        return Generation(tuple(ids[:max_tokens]), complete=len(ids) < max_tokens, aborted=False)
+
+
+def test_an_answer_in_a_sentence_is_whole_where_the_context_has_room(model: VAEmotionLLM) -> None:
+    plain, clip = checkpoint_predictor(model), tiny_clip()
+    question = replace(CONTENT, rotations=2)
+    longest = max(len(plain.option_ids(option)) for option in question.options)
+    assert len(plain.token_ids(SENTENCE)) > longest + SLACK_TOKENS
+    sentences = Sentences(plain)
+    speaker = plain.with_engines({}, sentences)
+    (texts,) = speaker(clip, "audio", [question]).written
+    assert texts == (SENTENCE, SENTENCE)
+    assert [matched_option(text, question.options) for text in texts] == [2, 2]
+    tokens = plain.encode(window_at(clip, clip.duration_s, "audio", model.config.front_end))
+    listed = plain.prompt(tokens, listed_question(question.text, question.options))
+    prefix = len(plain.token_ids(plain.constants.prompt.prefix))
+    sentences.context_tokens = prefix + len(listed) + longest + SLACK_TOKENS
+    (short,) = speaker(clip, "audio", [replace(question, rotations=1)]).written[0]
+    assert SENTENCE.startswith(short)
+    assert len(short) < len(SENTENCE)
 
 
 def test_listed_options_that_do_not_fit_the_context_are_refused_with_the_way_out(

@@ -104,8 +104,8 @@ def test_the_file_holds_tokens_and_nothing_else(
     path, _ = recorded
     content = path.read_bytes()
     constants = predictor.constants
-    per_frame = 4 * constants.tokens_per_frame * constants.token_width
-    per_sound = 4 * constants.audio_tokens * constants.token_width
+    per_frame = 2 * constants.tokens_per_frame * constants.token_width
+    per_sound = 2 * constants.audio_tokens * constants.token_width
     # Of 18 windows of sound, three at the start and one after the loss held too little.
     tokens = 17 * per_frame + 14 * per_sound
     lines = len(content) - tokens
@@ -162,7 +162,7 @@ def test_a_file_that_is_not_a_recording_of_this_bundle_is_refused_at_once(
         read_recording(path, sha256, replace(constants, audio_tokens=constants.audio_tokens + 1))
     with pytest.raises(RecordingError, match="cannot be read"):
         read_recording(tmp_path / "nowhere", sha256, constants)
-    later = path.read_bytes().replace(b'"schema": 1', b'"schema": 2', 1)
+    later = path.read_bytes().replace(b'"schema": 2', b'"schema": 3', 1)
     for content in (b"", b"{", b"[]\n", b"\x00" * 9000, b'{"type":"start"}\n', later):
         (tmp_path / "foreign").write_bytes(content)
         with pytest.raises(RecordingError, match="is not a recording of this version"):

@@ -49,7 +49,7 @@ def test_a_control_makes_a_status_due_at_once_and_stands_in_it() -> None:
         while controls.packets < 2 and time.monotonic() < deadline_s:
             time.sleep(0.01)
         notices, beat = heartbeat.attend(0.4)
-        assert [notice.text for notice in notices] == ["control received: mute"]
+        assert [notice.text for notice in notices] == ["control received from 127.0.0.1: mute"]
         assert beat is not None
         status = build_status(beat, state, PROGRESS, RunState(narrator="on"))
     assert (status.state, status.muted, status.controls, status.controls_ignored) == ("muted", True, 1, 1)

@@ -27,6 +27,7 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 
 from runtime.clock import ManualClock
 from runtime.commands.timeline.read import read_timeline
+from runtime.endpoints import is_within, parse_networks
 from runtime.file_session import FilePresenter
 from runtime.machine.stop import Stop
 from runtime.machine.threads import ThreadBudget
@@ -224,10 +225,10 @@ def test_a_reading_is_one_bundle_with_every_value_and_its_type(peer: Peer) -> No
 
 def test_a_text_is_cut_at_a_whole_character_and_holds_no_zero(peer: Peer) -> None:
     with contextlib.closing(OscSink(LOOPBACK, peer.port)) as sink:
-        sink.publish(Narration(1.0, 0.5, "a\0b" + "é" * 600, True))
+        sink.publish(Narration(1.0, 0.5, "a\0b" + "é" * 600))
     text = peer.bundle()[f"{PREFIX}/narration"]
     assert isinstance(text, bytes)
-    assert text.decode() == "a b" + "é" * 498
+    assert text.decode() == r"a\x00b" + "é" * 497
 
 
 def test_a_run_sends_exactly_the_documented_addresses(tmp_path: Path, peer: Peer) -> None:
@@ -277,7 +278,8 @@ def test_a_muted_show_gets_the_heartbeat_only_and_the_timeline_goes_on(tmp_path:
     timeline = read_timeline(tmp_path / "t")
     assert len(timeline.readings) == 26
     assert len(timeline.narrations) == 1
-    assert [n.text for n in timeline.notices] == ["control received: mute", "control received: resume"]
+    sender = f"control received from {LOOPBACK}"
+    assert [n.text for n in timeline.notices] == [f"{sender}: mute", f"{sender}: resume"]
 
 
 def test_ignored_sound_leaves_the_visual_path_and_comes_back(
@@ -385,6 +387,50 @@ def test_ten_thousand_damaged_packets_are_controls_or_refused() -> None:
     assert refused > 5_000
 
 
+@pytest.mark.parametrize(
+    ("allow", "taken"),
+    [
+        ((), True),
+        ((LOOPBACK,), True),
+        (("192.0.2.1", "127.0.0.0/8"), True),
+        (("192.0.2.1",), False),
+        (("10.0.0.0/8", "::/0"), False),
+    ],
+)
+def test_controls_are_taken_of_allowed_senders_only(allow: tuple[str, ...], taken: bool, peer: Peer) -> None:
+    with contextlib.closing(Controls(LOOPBACK, 0, allow)) as controls:
+        send_and_wait(peer, controls, "/control/mute", [])
+        state = ControlState(controls)
+        notices = state.apply(0.0)
+    assert state.muted == taken
+    assert (state.applied, state.ignored) == ((1, 0) if taken else (0, 1))
+    assert [notice.text for notice in notices] == [f"control received from {LOOPBACK}: mute"] * taken
+
+
+def test_an_allowed_ipv4_sender_may_come_by_ipv6() -> None:
+    networks = parse_networks(["192.168.1.30", "fe80::/10"])
+    assert is_within("::ffff:192.168.1.30", networks)
+    assert is_within("fe80::1%eth0", networks)
+    assert not is_within("::ffff:192.168.1.31", networks)
+
+
+def test_a_control_that_changes_nothing_is_counted_and_changes_are_told_once_a_second(peer: Peer) -> None:
+    told: list[tuple[float, str]] = []
+    with contextlib.closing(Controls(LOOPBACK, 0)) as controls:
+        state = ControlState(controls)
+        for tick in range(30):  # of a show that sends resume with every frame, and moods for a second
+            send_and_wait(peer, controls, "/control/resume", [])
+            if 5 <= tick < 15:
+                send_and_wait(peer, controls, "/control/mute" if tick % 2 else "/control/resume", [])
+            told += [(notice.time_s, notice.text) for notice in state.apply(tick / 10)]
+    sender = f"control received from {LOOPBACK}"
+    assert told == [
+        (0.5, f"{sender}: mute"),
+        (1.5, f"{sender}: resume (changes before it: 8)"),
+    ]
+    assert (state.applied, state.muted, state.ignored) == (40, False, 0)
+
+
 def test_a_button_acts_when_it_is_pressed_and_not_when_it_is_released() -> None:
     pressed, released = (format_message(b"/control/mute", [value])[0] for value in (1.0, 0.0))
     assert parse_controls(pressed) == ([Control("mute")], 0)
@@ -486,7 +532,7 @@ def test_a_bundle_as_deep_as_a_packet_allows_is_read(peer: Peer) -> None:
 def test_names_that_are_no_text_are_sent(peer: Peer) -> None:
     with contextlib.closing(OscSink(LOOPBACK, peer.port)) as sink:
         sink.publish(Notice(1.0, os.fsdecode(b"cannot read latin\xe9.mp4")))
-    assert peer.bundle() == {f"{PREFIX}/status/notice": b"cannot read latin?.mp4"}
+    assert peer.bundle() == {f"{PREFIX}/status/notice": rb"cannot read latin\xe9.mp4"}
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1"])
@@ -577,6 +623,7 @@ def test_controls_mute_resume_and_ignore_sound_in_a_run_at_real_pace(
         (["--out", "osc:127.0.0.1:70000"], "--out osc: takes HOST:PORT"),
         (["--out", f"osc:{'x' * 70}:9000"], "cannot be found; give its IP address"),
         (["--osc-in", "seven"], "--osc-in takes PORT or HOST:PORT with a port from 1 to 65535, got 'seven'"),
+        (["--osc-in", "0.0.0.0:9001"], "is on a network: name the addresses"),
         (["--osc-in", "0"], "--osc-in takes PORT or HOST:PORT"),
         (["--osc-in", "{taken}"], "choose another port"),
     ],

@@ -39,7 +39,7 @@ def boxes(**sinks: Kept) -> list[Outbox]:
 def test_readings_and_narrations_are_counted_and_reach_every_sink() -> None:
     one, two = Kept(), Kept()
     publisher = Publisher(boxes(one=one, two=two))
-    for message in (READING, Notice(0.2, "x"), Narration(0.3, 0.1, "rain", True), READING):
+    for message in (READING, Notice(0.2, "x"), Narration(0.3, 0.1, "rain"), READING):
         publisher.publish(message)
     publisher.close(END, None)
     assert (publisher.readings, publisher.narrations) == (2, 1)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TextIO, cast
 
 import pytest
-from rich.console import Console
 
 from runtime.messages import End, Message, Narration, Notice, Reading, Start
 from runtime.sinks.console import ErrorStream, LiveConsole, PlainConsole, plane
@@ -19,6 +18,7 @@ from runtime.sinks.jsonl import JsonLines
 from runtime.sinks.outbox import CAPACITY, Outbox
 from runtime.sinks.stream import ReaderGone
 from vaemotion.contract.errors import UserError
+from vaemotion.contract.terminal import Terminal
 
 
 def reading(time_s: float, valence: float = 0.3, arousal: float = -0.4) -> Reading:
@@ -100,7 +100,7 @@ def test_a_sinks_failure_is_raised_by_put_and_close() -> None:
 def test_a_terminal_that_is_closed_takes_nothing_and_ends_nothing(live: bool) -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
-        console = Console(file=cast(TextIO, ErrorStream(terminal)), force_terminal=live, width=100)
+        console = Terminal(file=cast(TextIO, ErrorStream(terminal)), width=100)
         sink = LiveConsole(console) if live else PlainConsole(console)
         sink.publish(reading(0.0))
         seen = b""
@@ -119,7 +119,7 @@ def test_a_terminal_that_is_closed_takes_nothing_and_ends_nothing(live: bool) ->
 def test_a_console_without_a_reader_ends_the_run() -> None:
     ours, theirs = os.pipe()
     with os.fdopen(theirs, "w") as pipe:
-        sink = PlainConsole(Console(file=cast(TextIO, ErrorStream(pipe))))
+        sink = PlainConsole(Terminal(file=cast(TextIO, ErrorStream(pipe))))
         sink.publish(reading(0.0))
         os.close(ours)
         with pytest.raises(ReaderGone):
@@ -129,11 +129,11 @@ def test_a_console_without_a_reader_ends_the_run() -> None:
 
 def test_plain_lines_are_one_reading_a_second_and_every_narration() -> None:
     text = io.StringIO()
-    sink = PlainConsole(Console(file=text, width=200))
+    sink = PlainConsole(Terminal(file=text, width=200))
     sink.publish(Start("tiny", "0" * 64, "clip.mkv", "max", ("vision_encoder: CPU",), {}, "0.1"))
     for k in range(21):
         sink.publish(reading(k / 10))
-    sink.publish(Narration(1.2, 1.0, "a [bold]bell[/bold], calm", True))
+    sink.publish(Narration(1.2, 1.0, "a [bold]bell[/bold], calm"))
     sink.publish(Notice(1.3, "damaged packet"))
     sink.publish(End(2.1, "source ended", "now", 0.5, 21, 1, {"vision_encoder": 21}, {"moments": 3}))
     lines = text.getvalue().splitlines()

@@ -118,8 +118,8 @@ def test_a_live_run_waits_for_the_next_reader_of_a_fifo_who_gets_the_start_first
     sink = JsonLines(str(fifo), live=True)
     publish(sink, START, reading(0.0))
     os.close(end)
-    sink.publish(reading(1.0))
-    assert sink.dropped == 1
+    with pytest.raises(BrokenPipeError):  # the outbox counts the line
+        sink.publish(reading(1.0))
     next_reader = Reader(str(fifo))
     publish(sink, reading(2.0), reading(3.0))
     sink.close()
@@ -134,8 +134,9 @@ def test_a_live_run_goes_on_where_a_fifo_is_removed(fifo: Path) -> None:
     sink.publish(START)
     os.close(end)
     fifo.unlink()
-    publish(sink, reading(0.0), reading(1.0))
-    assert sink.dropped == 2
+    for time_s in (0.0, 1.0):
+        with pytest.raises(OSError, match=r"Broken pipe|No such file"):  # the outbox counts the line
+            sink.publish(reading(time_s))
     sink.close()
 
 

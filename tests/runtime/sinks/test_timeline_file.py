@@ -52,7 +52,6 @@ while rounds:
     sink.publish(Start(mark, "0" * 64, "camera", "real", (), {}, "0.1"))
     for k in range(20):
         sink.publish(Notice(float(k), f"{mark} {rounds}"))
-    assert sink.dropped == 0
     sink.close()
     rounds -= 1
 """
@@ -188,7 +187,6 @@ def test_a_file_that_is_moved_away_is_followed_by_a_new_one(tmp_path: Path, crea
     assert old.start == new.start == START
     together = [found.time_s for timeline in (old, new) for found in timeline.readings]
     assert together == list(range(next(times_s)))  # no line is lost
-    assert sink.dropped == 0
 
 
 def test_a_strangers_file_in_the_place_of_the_timeline_is_left_alone(tmp_path: Path) -> None:
@@ -208,7 +206,6 @@ def test_a_strangers_file_in_the_place_of_the_timeline_is_left_alone(tmp_path: P
     sink.close()
     assert path.read_text() == "dear diary"
     assert records(moved)[-1]["text"] == "and here"
-    assert sink.dropped == 0
 
 
 def test_a_link_to_a_timeline_stays_a_link_when_the_file_is_rotated(tmp_path: Path) -> None:

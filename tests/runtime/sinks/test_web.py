@@ -21,7 +21,7 @@ from websockets.http11 import Response
 from runtime.messages import Narration, Notice, record
 from runtime.sinks.outbox import Outbox
 from runtime.sinks.targets import parse_sink
-from runtime.sinks.web import MAX_CONNECTIONS, MAX_PAGES, WINDOW, WebSink
+from runtime.sinks.web import MAX_CONNECTIONS, MAX_PAGES, MAX_STRANGERS, WINDOW, WebSink
 from runtime.sinks.web_server import FILES, SECURITY_HEADERS
 from tests.paths import ROOT
 from tests.web_peers import (
@@ -78,7 +78,7 @@ def test_a_page_that_opens_later_gets_the_newest_of_each_type_first_and_then_the
     messages = [
         START,
         reading(0.1),
-        Narration(0.4, 0.1, "rain", True),
+        Narration(0.4, 0.1, "rain"),
         status(1.0),
         Notice(1.0, "x"),
         reading(1.1),
@@ -131,7 +131,7 @@ def test_a_page_that_acknowledges_nothing_gets_the_newest_later() -> None:
             sink.publish(reading(k / 10))
             assert take(quick)["time_s"] == k / 10
             if k == 50:
-                sink.publish(Narration(5.0, 4.0, "rain", True))
+                sink.publish(Narration(5.0, 4.0, "rain"))
                 assert take(quick)["text"] == "rain"
             quick.send(str(k + 1 + (k >= 50)))
         assert [take(slow)["time_s"] for _ in range(WINDOW)] == [k / 10 for k in range(WINDOW)]
@@ -181,6 +181,7 @@ def test_clients_that_stall_do_not_slow_others() -> None:
     with serving() as sink, contextlib.ExitStack() as stalled:
         stuck = stalled.enter_context(socket.create_connection((LOOPBACK, sink.port)))
         stuck.sendall(handshake(sink.port))  # opens, and never reads
+        wait_until(lambda: sink.pages == 1)
         for beginning in (
             b"",
             b"G",
@@ -219,23 +220,29 @@ def test_one_page_too_many_is_refused_with_a_reason_and_a_closed_page_makes_room
             assert take(next_page)["type"] == "start"
 
 
-def test_file_descriptors_are_left_for_perception() -> None:
-    with serving() as sink:
-        idle = [
-            socket.create_connection((LOOPBACK, sink.port), PATIENCE_S) for _ in range(MAX_CONNECTIONS + 30)
-        ]
-        over, _, _ = select.select(idle, [], [], PATIENCE_S)
-        # The newest are cut off, and before any timeout.
-        assert min(map(idle.index, over)) >= MAX_CONNECTIONS
-        for client in idle:
-            client.close()
-        wait_until(lambda: _serves(sink))
+@pytest.mark.parametrize("addresses", [1, MAX_CONNECTIONS + 30])
+def test_strangers_who_wait_take_few_descriptors_and_lock_nobody_out(addresses: int) -> None:
+    most = MAX_STRANGERS if addresses == 1 else MAX_CONNECTIONS
+    with serving() as sink, page(sink) as desktop, contextlib.ExitStack() as opened:
+        wait_until(lambda: sink.pages == 1)
+        idle: list[socket.socket] = []
+        for number in range(MAX_CONNECTIONS + 30):
+            source = (f"127.0.1.{number % addresses + 1}", 0)
+            client = socket.create_connection((LOOPBACK, sink.port), PATIENCE_S, source_address=source)
+            idle.append(opened.enter_context(client))
 
+        def waiting() -> list[int]:
+            over, _, _ = select.select(idle, [], [], 0)
+            return [number for number, client in enumerate(idle) if client not in over]
 
-def _serves(sink: WebSink) -> bool:
-    with contextlib.suppress(ConnectionError):
-        return answer(sink, "/").startswith(b"HTTP/1.1 200 OK")
-    return False
+        wait_until(lambda: len(waiting()) <= most)
+        # The oldest are cut off, before any timeout, and none of the viewers.
+        assert waiting() == list(range(len(idle) - len(waiting()), len(idle)))
+        assert len(waiting()) >= most - 1
+        assert answer(sink, "/").startswith(b"HTTP/1.1 200 OK")
+        with page(sink) as second:
+            sink.publish(START)
+            assert take(desktop)["type"] == take(second)["type"] == "start"
 
 
 def test_no_frame_is_sent_unless_it_is_allowed_and_the_projection_gets_none() -> None:

@@ -39,6 +39,7 @@ from tests.live_peers import (
     still_scene,
     until,
 )
+from vaemotion.contract.address import Address
 
 
 @dataclass
@@ -72,7 +73,8 @@ class WatchedCamera:
 
 @contextmanager
 def camera_on(device: str, **keys: float) -> Iterator[WatchedCamera]:
-    config, clock = CameraConfig(device=device, width_px=160, height_px=120, **keys), MonotonicClock()  # type: ignore[arg-type]
+    config = CameraConfig(device=Address(device), width_px=160, height_px=120, **keys)  # type: ignore[arg-type]
+    clock = MonotonicClock()
     stream = Camera(config, clock).stream
     thread = DeviceThread("camera", stream, clock, config.freeze_s, slowest_s=SLOWEST_S)
     try:
@@ -83,14 +85,14 @@ def camera_on(device: str, **keys: float) -> Iterator[WatchedCamera]:
 
 def first_frames(device: str, count: int, **keys: float) -> list[Frame]:
     """Return the first frames of a stream without a thread."""
-    config = CameraConfig(device=device, **keys)  # type: ignore[arg-type]
+    config = CameraConfig(device=Address(device), **keys)  # type: ignore[arg-type]
     return list(islice(Camera(config, MonotonicClock()).stream(threading.Event()), count))
 
 
 def reason(device: str) -> str:
     """Return the reason for which a stream ended."""
     with pytest.raises(DeviceError) as raised:
-        for _ in Camera(CameraConfig(device=device), MonotonicClock()).stream(threading.Event()):
+        for _ in Camera(CameraConfig(device=Address(device)), MonotonicClock()).stream(threading.Event()):
             pass
     return str(raised.value)
 
@@ -102,6 +104,26 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 def gray(value: int) -> np.ndarray:
     return np.full((4, 6), value, np.uint8)
+
+
+def test_a_camera_whose_title_is_latin_1_gives_frames(tmp_path: Path) -> None:
+    film = tmp_path / "camera.mkv"
+    with av.open(str(film), "w", metadata_encoding="latin-1") as container:
+        container.metadata["title"] = "Caf\xe9 du Mus\xe9e"
+        stream = container.add_stream("mjpeg", 25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuvj420p"
+        stream.metadata["language"] = "fran\xe7ais"
+        for number in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(UnicodeDecodeError), av.open(str(film)) as container:  # as if nobody expected it
+        container.streams.video[0].metadata.items()
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        frames = first_frames(f"http://127.0.0.1:{server.server_port}/camera.mkv", 5)
+        server.shutdown()
+    assert [frame.picture().shape for frame in frames] == [(120, 160, 3)] * 5
 
 
 def test_an_mjpeg_camera_that_is_absent_comes_dies_and_comes_back() -> None:
@@ -137,7 +159,7 @@ def test_the_offset_is_subtracted_from_the_stamps() -> None:
     port = free_port()
     with mjpeg_server(port):
         clock = MonotonicClock()
-        config = CameraConfig(device=f"http://127.0.0.1:{port}/", offset_ms=2000.0)
+        config = CameraConfig(device=Address(f"http://127.0.0.1:{port}/"), offset_ms=2000.0)
         first, second = islice(Camera(config, clock).stream(threading.Event()), 2)
         assert first.time_s < second.time_s <= clock.now_s() - 2.0
 
@@ -333,7 +355,7 @@ def test_a_machine_without_gstreamer_says_what_to_install(
 
 
 def test_a_csi_camera_is_opened_as_nvidia_documents_it() -> None:
-    config = CameraConfig(device="csi:1", width_px=1920, height_px=1080, frame_rate_hz=29.97)
+    config = CameraConfig(device=Address("csi:1"), width_px=1920, height_px=1080, frame_rate_hz=29.97)
     text = " ".join(pipeline_command(config, 7))
     assert text.startswith(
         "gst-launch-1.0 -q nvarguscamerasrc sensor-id=1 ! "

@@ -262,9 +262,21 @@ def test_where_samples_are_missing_the_count_restarts_and_the_time_is_right_agai
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([0.5, np.nan, np.inf, -np.inf, 3e38]), min_size=160, max_size=160))
 def test_nan_and_infinity_become_silence(values: list[float]) -> None:
-    samples = np.array(values, np.float32).reshape(80, 2)
+    samples = np.array([0.5, *values[1:]], np.float32).reshape(80, 2)
     sound = BlockResampler(RATE_HZ).push(Block(0, 1.0, samples))
     assert sound is not None
+    assert sound.broken == np.count_nonzero(~np.isfinite(samples))
     assert np.isfinite(sound.samples).all()
     expected = np.where(np.isfinite(samples), samples, 0).mean(axis=1, dtype=np.float64)
     assert sound.samples == pytest.approx(expected)
+
+
+def test_blocks_that_are_never_finite_are_no_sound_and_are_counted_with_the_next_one() -> None:
+    resampler = BlockResampler(RATE_HZ)
+    blocks = blocks_of(np.zeros((RATE_HZ, 1), np.float32), RATE_HZ)
+    for block in blocks[10:40]:
+        block.samples[:] = np.nan
+    sounds = [resampler.push(block) for block in blocks]
+    assert [k for k, sound in enumerate(sounds) if sound is None] == list(range(10, 40))
+    assert [sound.broken for sound in sounds if sound is not None and sound.broken] == [30 * 160]
+    assert resampler.gaps == 1

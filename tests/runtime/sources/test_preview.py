@@ -41,6 +41,17 @@ def test_a_lost_camera_has_no_preview_until_it_is_back() -> None:
     assert preview() is not None
 
 
+def test_a_frame_that_cannot_be_converted_is_not_shown_and_the_next_one_is() -> None:
+    def convert() -> np.ndarray:
+        raise MemoryError
+
+    preview = Preview()
+    preview.take(Arrived(frame=Frame(0.0, convert)))
+    assert preview() is None
+    preview.take(Arrived(frame=frame(10)))
+    assert preview() is not None
+
+
 def test_nobody_looks_so_nothing_is_converted() -> None:
     def convert() -> np.ndarray:
         raise AssertionError("converted")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.clock import ManualClock, MonotonicClock
+from runtime.mailbox import Closed
 from runtime.messages import Frame, Notice, Sound
 from runtime.sources.supervision import (
     NOTICES,
@@ -27,6 +28,7 @@ from runtime.sources.supervision import (
     LiveFeed,
 )
 from tests.live_peers import until
+from vaemotion.contract.address import Address
 
 FREEZE_S = 0.8
 _STOP = threading.Event()
@@ -320,12 +322,58 @@ def test_an_error_that_nobody_thought_of_loses_the_device_and_it_is_opened_again
     source.fail(UnicodeError("a name of rtsp://visitor:secret@10.0.0.9/x\nand more"))
     events, interrupted = device.take(0.0)
     assert [event.text for event in events if isinstance(event, Notice)] == [
-        "camera lost: UnicodeError: a name of rtsp://10.0.0.9/x"
+        "camera lost: UnicodeError: a name of rtsp://10.0.0.9/…"
     ]
     assert interrupted
     source.give(frame(0.1))
     assert [type(event) for event in device.take(0.1)[0]] == [Frame, Notice]
     device.close()
+
+
+class Unspeakable(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise self
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "invalid continuation byte"),
+            "UnicodeDecodeError: 'utf-8'",
+        ),
+        (MemoryError(), "MemoryError"),
+        (Unspeakable(), "Unspeakable"),
+        (SystemExit(3), "SystemExit: 3"),
+        (RecursionError("x" * 5000), "RecursionError: xxx"),
+        (Closed(), "Closed"),
+        (DeviceError(""), "DeviceError"),
+        (OSError("401 for s3cret at rtsp://anna:s3cret@cam/live"), "OSError: 401 for … at rtsp://cam/…"),
+        (OSError("\x1b]52;c;ZXZpbA==\x07"), r"OSError: \x1b]52;c;ZXZpbA==\x07"),
+    ],
+)
+def test_no_error_of_a_device_ends_its_thread(error: BaseException, told: str) -> None:
+    tries, clock = list[float](), ManualClock()
+
+    def stream(stop: threading.Event) -> Iterator[Frame]:
+        tries.append(clock.now_s())
+        if len(tries) < 3:
+            raise error
+        while not stop.wait(0.01):
+            yield frame(1.0)
+
+    device = DeviceThread("camera", stream, clock, address=Address("rtsp://anna:s3cret@cam/live"))
+    feed = LiveFeed({"camera": device}, clock)
+    until(lambda: len(tries) >= 2, "another try")
+    notices = feed.until(0.0, _STOP).notices
+    assert notices[0].text.startswith(f"camera absent: {told}")
+    assert all(len(notice.text) < 400 for notice in notices)
+    until(lambda: bool(feed.until(1.0, _STOP).frame), "a frame after the errors")
+    assert feed.live() == {"camera"}
+    feed.close()
+    assert not device._thread.is_alive()
 
 
 def test_closing_ends_the_thread_and_the_stream_with_it() -> None:

@@ -68,6 +68,15 @@ def test_an_option_of_another_command_is_a_way_out_only_with_that_command() -> N
 
 OF_OTHER_PROGRAMS = {
     "--force-reinstall",
+    "--no-deps",
+    "--only-binary",
+    "--ignore-requires-python",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--progress-bar",
+    "--dest",
+    "--requirement",
+    "--hash",
     "--dim_param",
     "--dim_value",
     "--local-dir",

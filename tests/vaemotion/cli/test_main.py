@@ -142,6 +142,15 @@ def test_a_file_where_a_folder_must_be_is_a_plain_sentence(tmp_path, capsys):
     assert "Traceback" not in error
 
 
+def test_a_link_that_leads_back_to_itself_is_refused_in_a_sentence(tmp_path, capsys):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert main(["data", "validate", str(loop), "--media-root", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "loop" in told
+    assert "unexpected" not in told
+
+
 def test_a_missing_extra_is_named(tmp_path):
     code = (
         "import sys; sys.modules['sklearn'] = None;"  # as if it were not installed

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vaemotion.contract.address import message_without_secrets, without_secrets
+from vaemotion.contract.address import Address, message_without_secrets, without_secrets
 
 # A secret is marked, so that any piece of it is found in what is told; the signs between the marks are those
 # that separate the parts of an address.
@@ -23,6 +25,9 @@ PLACES = {
     "user": "{scheme}://{secret}@{host}{port}",
     "both": "{scheme}://{secret}:{secret}@{host}{port}/",
     "path": "{scheme}://{host}{port}/live/{secret}/1",
+    "XMeye path": "{scheme}://{host}{port}/user=admin_password={secret}_channel=1_stream=0.sdp?real_stream",
+    "user and query": "{scheme}://{secret}@{host}{port}/live?profile=1&auth={secret}#t={secret}",
+    "pipeline's second element": "gst:uridecodebin uri={scheme}://{host}/?{secret} ! decodebin",
     "XMeye": "{scheme}://{host}{port}/user=admin&password={secret}&channel=1&stream=0.sdp",
     "query": "{scheme}://{host}{port}/video?token={secret}",
     "query with a mail address": "{scheme}://{host}{port}/video?user=anna@example.org&key={secret}",
@@ -43,7 +48,18 @@ PLACES = {
 def test_no_piece_of_a_secret_is_told(scheme, host, port, secret, place, encoded):
     secret = quote(secret, safe="") if encoded else secret
     address = PLACES[place].format(scheme=scheme, host=host, port=port, secret=secret)
-    assert "s3c" not in without_secrets(address)
+    told = Address(address)
+    texts = (without_secrets(address), str(told), repr(told), f"{told}", json.dumps([told], default=str))
+    for text in (*texts, str({"device": told}), str(asdict(Holder(told)))):
+        assert "s3c" not in text
+    assert told.reveal() == address
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A configuration that holds an address."""
+
+    device: Address
 
 
 @given(SCHEMES, HOSTS, PORTS, SECRETS, st.sampled_from(sorted(PLACES)))
@@ -56,6 +72,31 @@ def test_no_message_of_a_library_tells_a_secret(scheme, host, port, secret, plac
         f"401 Unauthorized for {secret} at {host}",
     ):
         assert "s3c" not in message_without_secrets(message, address)
+        assert "s3c" not in Address(address).hide_in(message)
+
+
+def test_another_address_in_a_message_is_hidden_too():
+    message = "moved to http://anna:s3cret@192.0.2.7/x?key=s3cret"
+    assert message_without_secrets(message, "/dev/video0") == "moved to http://192.0.2.7/…"
+
+
+@pytest.mark.parametrize(
+    ("address", "holds"),
+    [
+        ("rtsp://anna:s3cret@10.0.0.2/live", True),
+        ("http://10.0.0.2/video?token=s3cret", True),
+        ("rtsp://10.0.0.2/user=admin_password=s3cret_channel=1", True),
+        ("gst:rtspsrc location=rtsp://10.0.0.2 user-pw=s3cret ! decodebin", True),
+        ("rtsp://anna@10.0.0.2/live", False),
+        ("rtsp://anna:@10.0.0.2/live", False),  # as where its place was
+        ("rtsp://10.0.0.2/user=admin_password=_channel=1", False),
+        ("rtsp://10.0.0.2:554/cam/realmonitor?channel=1&subtype=0", False),
+        ("gst:rtspsrc user-pw= location=rtsp://10.0.0.2 ! decodebin", False),
+        ("/dev/video0", False),
+    ],
+)
+def test_an_address_with_a_password_is_known(address, holds):
+    assert Address(address).holds_password() is holds
 
 
 @pytest.mark.parametrize(

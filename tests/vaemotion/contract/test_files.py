@@ -279,19 +279,17 @@ def test_the_error_can_cross_a_process(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_when_it_is_old_enough(tmp_path: Path) -> None:
-    left = {
-        name: tmp_path / name for name in (".file.7.00.tmp", ".file.8.00.tmp", ".other.7.00.tmp", ".file.txt")
-    }
-    for path in left.values():
-        path.write_text("half")
+    old, young, folder = (f".file.{number}.00000000.tmp" for number in (7, 8, 9))
+    others = [".file.my.tmp", ".file.tmp", ".file.txt", ".other.7.00000000.tmp"]
+    for name in (old, young, *others):
+        (tmp_path / name).write_text("half")
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "half").write_text("half")
     old_s = time.time() - ABANDONED_S - 10
-    for name in (".file.7.00.tmp", ".other.7.00.tmp", ".file.txt"):
-        os.utime(left[name], (old_s, old_s))
-    (tmp_path / ".file.9.00.tmp").mkdir()  # of a folder of this name
-    (tmp_path / ".file.9.00.tmp" / "half").write_text("half")
-    os.utime(tmp_path / ".file.9.00.tmp", (old_s, old_s))
+    for name in (old, folder, *others):
+        os.utime(tmp_path / name, (old_s, old_s))
     write_whole(tmp_path / "file", "whole")
-    assert names(tmp_path) == [".file.8.00.tmp", ".file.txt", ".other.7.00.tmp", "file"]
+    assert names(tmp_path) == sorted([young, *others, "file"])
 
 
 def test_a_library_may_replace_the_temporary_file(tmp_path: Path) -> None:
@@ -334,6 +332,13 @@ def test_every_file_of_a_published_folder_is_synced(tmp_path: Path, monkeypatch:
     assert synced[-1] == tmp_path.name
 
 
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for a file system that cannot exchange two folders."""
+    monkeypatch.setattr("vaemotion.contract.files._exchange", lambda *_: False)
+
+
+@pytest.mark.usefixtures("no_exchange")
 def test_a_folder_that_cannot_be_moved_leaves_the_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,11 +358,104 @@ def test_a_folder_that_cannot_be_moved_leaves_the_earlier_one(
     assert names(tmp_path) == ["final", "temporary"]
 
 
-def test_what_a_kill_between_the_two_moves_left_is_no_obstacle(tmp_path: Path) -> None:
-    made(tmp_path / "final.old", "first")
-    publish_folder(made(tmp_path / "temporary", "second"), tmp_path / "final")
-    assert (tmp_path / "final" / "inner" / "file").read_text() == "second"
+@pytest.mark.usefixtures("no_exchange")
+def test_a_folder_is_replaced_where_two_cannot_be_exchanged(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        publish_folder(made(tmp_path / "temporary", content), tmp_path / "final")
+        assert (tmp_path / "final" / "inner" / "file").read_text() == content
+        assert names(tmp_path) == ["final"]
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from vaemotion.contract import files
+
+folder, exchanges = Path(sys.argv[1]), sys.argv[2] == "True"
+if not exchanges:
+    files._exchange = lambda *_: False
+calls = at = 0
+def kill(event, arguments):
+    # Each change and each opening of a file is a moment at which the kill comes.
+    global calls
+    if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "ctypes.dlsym"):
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+code = signal.SIGKILL
+while code:
+    at += 1
+    trial = folder / f"trial{at}"
+    shutil.copytree(folder / "before", trial)
+    child = os.fork()
+    if not child:
+        sys.addaudithook(kill)
+        files.publish_folder(trial / "new", trial / "final", {"file", "inner/file"})
+        os._exit(0)
+    code = os.waitpid(child, 0)[1]
+    assert code in (0, signal.SIGKILL), code
+"""
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_kill_leaves_the_earlier_or_the_new_folder_whole_and_what_is_not_ours(
+    tmp_path: Path, exchanges: bool
+) -> None:
+    before = tmp_path / "before"
+    for name, text in (("final", "first"), ("new", "second")):
+        (made(before / name, text) / "file").write_text(text)
+    (before / "final" / "notes.txt").write_text("mine")
+    users = ["final.old", "final.partial", "final.steps", ".final.tmp"]
+    for name in users:
+        made(before / name, "mine")
+    words = [sys.executable, "-c", KILLED, str(tmp_path), str(exchanges)]
+    subprocess.run(words, check=True, cwd=ROOT)
+    trials = list(tmp_path.glob("trial*"))
+    assert len(trials) > 10
+    came: list[str] = []
+    for trial in trials:
+        assert all((trial / name / "inner" / "file").read_text() == "mine" for name in users)
+        final = trial / "final"
+        if not exchanges and not final.exists():
+            [final] = trial.glob(".final.*.earlier")
+        assert (final / "notes.txt").read_text() == "mine"
+        [content] = {(final / name).read_text() for name in ("file", "inner/file")}
+        came.append(content)
+    assert set(came) == {"first", "second"}
+
+
+def test_what_is_not_ours_stays_in_a_folder_that_is_replaced(tmp_path: Path) -> None:
+    final = made(tmp_path / "final", "first")
+    (final / "notes.txt").write_text("mine")
+    (final / "inner" / "notes.txt").write_text("mine")
+    (final / "link").symlink_to("nowhere")
+    new = made(tmp_path / "temporary", "second")
+    (new / "notes.txt").write_text("second")
+    publish_folder(new, final, {"inner/file"})
+    [kept] = final.glob("notes.txt.kept-*")
+    assert kept.read_text() == (final / "inner" / "notes.txt").read_text() == "mine"
+    assert (final / "notes.txt").read_text() == (final / "inner" / "file").read_text() == "second"
+    assert os.readlink(final / "link") == "nowhere"
     assert names(tmp_path) == ["final"]
+
+
+def test_a_file_with_the_folders_name_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "final").write_text("mine")
+    with pytest.raises(WriteError, match="Not a directory"), whole_folder(tmp_path / "final") as temporary:
+        (temporary / "file").write_text("x")
+    assert (tmp_path / "final").read_text() == "mine"
+    assert names(tmp_path) == ["final"]
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    disk = made(tmp_path / "disk" / "folder", "first")
+    (tmp_path / "final").symlink_to(disk)
+    with whole_folder(tmp_path / "final") as temporary:
+        assert temporary.parent == disk.parent
+        (temporary / "file").write_text("second")
+    assert (tmp_path / "final").is_symlink()
+    assert (disk / "file").read_text() == "second"
+    assert names(disk) == ["file"]
 
 
 def test_a_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:

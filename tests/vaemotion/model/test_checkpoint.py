@@ -152,18 +152,20 @@ def test_a_shared_enhancer_is_stored_once_and_shared_again(tmp_path: Path) -> No
     assert loaded.heads[-1].out_features == 2 * (4 + 2)
 
 
-def test_saving_twice_replaces_the_first_and_keeps_the_model_card(checkpoint: Path) -> None:
+def test_saving_twice_replaces_the_first_and_keeps_what_is_no_part_of_it(checkpoint: Path) -> None:
     (checkpoint / "README.md").write_text("the card")
-    (checkpoint / "stray.bin").write_text("left over")
+    (checkpoint / "notes.txt").write_text("mine")
     save_checkpoint(rounded(tiny_model(adapter=False, seed=1)), checkpoint, {"name": "second"}, "MIT")
     assert sorted(p.name for p in checkpoint.iterdir()) == [
         "README.md",
         "audio.safetensors",
         "base.safetensors",
         "config.json",
+        "notes.txt",
         "tokenizer.json",
     ]
     assert (checkpoint / "README.md").read_text() == "the card"
+    assert (checkpoint / "notes.txt").read_text() == "mine"
     assert read_config(checkpoint)["licence"] == "MIT"
     assert load_checkpoint(checkpoint).adapter is None
     assert [p.name for p in checkpoint.parent.iterdir()] == ["checkpoint"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from tests.tiny import CONFIG_FILE, SMALL, tiny_clip, tiny_config, tiny_model
 from vaemotion.contract.bundle import sha256_of
-from vaemotion.contract.errors import UserError
+from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import SILENT_PADDING, ZERO_PADDING
 from vaemotion.contract.image import prepare_frame
 from vaemotion.model.checkpoint import load_checkpoint, read_config
@@ -173,6 +174,20 @@ def test_stage_1_pads_with_silence_whatever_its_base_was_made_with() -> None:
     base.config = replace(base.config, front_end=replace(base.config.front_end, version=ZERO_PADDING))
     aligned = vg_align.with_audio_pathway(base, tiny_config())
     assert aligned.config.front_end.version == SILENT_PADDING
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("windows.language_frames=1", "windows.language_frames = 2 (here 1)"),
+        ("log_mel.low_hz=30", "log_mel.low_hz = 20.0 (here 30.0)"),
+    ],
+)
+def test_stage_1_refuses_a_base_of_another_front_end(setting: str, difference: str) -> None:
+    base = tiny_model(audio=False, adapter=False)
+    with pytest.raises(UsageError, match=f"the base was made with {re.escape(difference)}; make it again"):
+        vg_align.with_audio_pathway(base, tiny_config(setting))
+    assert base.audio is None
 
 
 def test_stage_1_starts_at_the_scale_of_the_visual_tokens(runs: Runs) -> None:

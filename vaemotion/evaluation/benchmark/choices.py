@@ -1,12 +1,13 @@
 """Multiple choice, scored in two ways: by the options' log-probabilities, and by greedy answers.
 
 In: answer rows. Out: figures per source, task and path. For greedy answers, the prompt lists the options in
-rotated order. An answer that is not one of the options (see `matched_option`) is unparsable and counts as
-wrong.
+rotated order. An answer that does not name one of the options (see `matched_option`) is unparsable and counts
+as wrong.
 """
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class ListedResult:
 
     ``path``: the path that the items were asked on; ``own_path``: the path that they are for. ``texts``:
     number of answers, one per item and rotation; ``rotations``: the largest number for one item.
-    ``parse_rate``: share of answers that are an option; ``accuracy``: share of answers that are the right
+    ``parse_rate``: share of answers that name an option; ``accuracy``: share of answers that are the right
     option; ``circular``: share of items that are right under every rotation. ``chance`` and
     ``circular_chance``: the same for guessing.
     """
@@ -84,10 +85,23 @@ def normalized(text: str) -> str:
 
 
 def matched_option(text: str, options: Sequence[str]) -> int | None:
-    """Return the index of the only option that equals a text, both `normalized`; None for none or several."""
-    written = normalized(text)
-    found = [index for index, option in enumerate(options) if normalized(option) == written]
-    return found[0] if len(found) == 1 else None
+    """Return the index of the only option that a text is or names, both `normalized`; None for none or more.
+
+    "The sound is a dog bark." names "dog bark", and not "dog", which is part of it.
+    """
+    written, named = normalized(text), [normalized(option) for option in options]
+    found = [name for name in named if name == written] or _named_in(written, named)
+    return named.index(found[0]) if len(found) == 1 else None
+
+
+def _named_in(text: str, names: Sequence[str]) -> list[str]:
+    """List the names whose words stand in a text one after the other, without those within longer ones."""
+
+    def stands(name: str, within: str) -> bool:
+        return bool(name) and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", within) is not None
+
+    found = [name for name in names if stands(name, text)]
+    return [name for name in found if not any(name != other and stands(name, other) for other in found)]
 
 
 def choice_results(answers: Sequence[AnswerRow], bootstrap: Bootstrap) -> tuple[ChoiceResult, ...]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from vaemotion.contract.emotions import EMOTIONS
@@ -22,6 +21,7 @@ from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS, Clip, reads_frames, reads_sound
 from vaemotion.contract.media.files import MediaError
 from vaemotion.contract.prediction import Affect, Predict, Prediction, Question
+from vaemotion.contract.terminal import Terminal, tell
 from vaemotion.data.manifest.item import Item
 from vaemotion.data.manifest.loader import load_clip
 from vaemotion.data.manifest.manifest import read_manifest
@@ -83,7 +83,7 @@ def evaluate(
     left_out = _unasked(items)
     items = [_with_emotions_of(predict, item, left_out) for item in items]
     media = list(_by_medium(items, path).values())
-    for by_path in track(media, "media", console=Console(stderr=True), disable=not progress):
+    for by_path in track(media, "media", console=Terminal(stderr=True), disable=not progress):
         whole = [item for path_items in by_path.values() for item in path_items if _is_about_whole(item)]
         clip = load_clip(whole[0], media_root) if whole else None
         for asked_path, path_items in by_path.items():
@@ -195,12 +195,12 @@ def run_benchmark(
             reports[name] = evaluate(chosen, media_root, predict, settings, progress=True)
         write_report(reports[name], out if len(models) == 1 else out / name)
     if len(models) == 1:
-        print(markdown(reports[names[0]]))
+        tell(markdown(reports[names[0]]))
     else:
         spread = spread_over_models({name: summary(report) for name, report in reports.items()})
         write_seeds(spread, out)
-        print(seeds_markdown(spread))
-    print(f"\nwritten to {out}")
+        tell(seeds_markdown(spread))
+    tell(f"\nwritten to {out}")
 
 
 def _by_medium(items: Sequence[Item], path: str | None) -> dict[MediumKey, dict[str, list[Item]]]:

@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from vaemotion.contract.audio import SAMPLE_RATE_HZ
 from vaemotion.contract.errors import UsageError
 from vaemotion.contract.front_end import Clip, FrontEnd, audio_window, window_at, window_ends_s
 from vaemotion.contract.media.files import MediaError
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.art.art import sample_work, work_seed
 from vaemotion.data.art.questions import content_item
 from vaemotion.data.art.windows import SPREAD_S, frames_at, window_log_mel
@@ -320,4 +320,4 @@ def other_clips(truth: Indices, seed: int) -> Indices:
 
 def progress(values: Sequence[T], title: str) -> Iterable[T]:
     """Show a progress bar on standard error while iterating over values."""
-    return track(values, title, console=Console(stderr=True))
+    return track(values, title, console=Terminal(stderr=True))

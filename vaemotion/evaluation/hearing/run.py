@@ -14,6 +14,7 @@ from typing import Any
 
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
+from vaemotion.contract.terminal import tell
 from vaemotion.data.clips.held_out import open_held_out
 from vaemotion.evaluation.benchmark.rows import Bootstrap
 from vaemotion.evaluation.hearing.alignment import (
@@ -94,8 +95,8 @@ def run_hearing(model: Path, out: Path, options: HearingOptions) -> None:
     pairs = [*([_procedural(loaded, options)] if knows_art else []), *held_out]
     report = measure(loaded, baselines, pairs, options.bootstrap, _origin(model, options))
     write_hearing_report(report, out)
-    print(markdown(report))
-    print(f"\nwritten to {out}")
+    tell(markdown(report))
+    tell(f"\nwritten to {out}")
 
 
 Measured = tuple[Material, Material | None]  # material to measure, and to fit probes on

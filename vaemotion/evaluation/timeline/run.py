@@ -14,6 +14,7 @@ from typing import Protocol
 from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.front_end import PATHS
+from vaemotion.contract.terminal import tell
 from vaemotion.evaluation.benchmark.rows import DIMENSIONS
 from vaemotion.evaluation.timeline.labels import WorkLabels, read_labels
 from vaemotion.evaluation.timeline.report import TimelineReport, markdown, write_timeline_report
@@ -111,8 +112,8 @@ def run_timeline(
         settings=settings,
     )
     write_timeline_report(report, out)
-    print(markdown(report))
-    print(f"\nwritten to {out}")
+    tell(markdown(report))
+    tell(f"\nwritten to {out}")
 
 
 def _recorded(file: Path, timeline: RunTimeline) -> _Recorded:

@@ -21,13 +21,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from safetensors.torch import load_file
 
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.contract.files import write_whole
 from vaemotion.contract.front_end import FrontEnd
+from vaemotion.contract.terminal import Terminal
 from vaemotion.data.clips.of_art import ArtClips
 from vaemotion.evaluation.hearing.listening import encode_audio
 from vaemotion.model.checkpoint import (
@@ -260,7 +260,7 @@ class TrialProgress:
     def __enter__(self) -> TrialProgress:
         # A trial's output is suppressed by replacing sys.stdout, so the present stream is kept here.
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), console=Console(file=sys.stdout)
+            TextColumn("{task.description}"), BarColumn(), console=Terminal(file=sys.stdout)
         )
         self.seconds_by_stage: dict[str, list[float]] = {}
         for trial in self.trials:
@@ -292,7 +292,7 @@ class TrialProgress:
         if seconds is not None:
             self.seconds_by_stage.setdefault(trial.stage, []).append(seconds)
             line = f"{done} of {len(self.trials)}: {trial.label}: {seconds:.0f} s; {self.time_left()}"
-            self.progress.console.print(line, highlight=False)
+            self.progress.console.print(line)
 
     def time_left(self) -> str:
         """Estimate the time of the remaining trials, in words."""

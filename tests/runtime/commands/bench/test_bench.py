@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from rich.console import Console
 
 from runtime.commands.bench.bench import bench, measure, write_bench
 from runtime.commands.bench.plot import pareto
@@ -19,6 +18,7 @@ from runtime.commands.bench.report import Bench, BenchRow, bench_table, comparis
 from runtime.machine.facts import peak_memory_bytes
 from vaemotion.cli.main import main
 from vaemotion.contract.bundle import BundleError, sha256_of
+from vaemotion.contract.terminal import Terminal
 
 ROUNDS, RUNS = 2, 3
 ACCURACY = {
@@ -48,7 +48,7 @@ def quantized_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactor
     files = {p: bundle / f"components/vision_encoder.{p}.onnx" for p in ("int8-cpu", "int8", "fp16")}
     quantize_dynamic(bundle / entry["path"], files["int8-cpu"], weight_type=QuantType.QInt8)
     shutil.copy(files["int8-cpu"], files["int8"])
-    files["fp16"].write_bytes(b"not a graph")
+    files["fp16"].write_bytes(b"\x3a\x00")  # a model with an empty graph
     manifest["components"] += [listed(entry, precision, file) for precision, file in files.items()]
     manifest["verification"]["components"] = ACCURACY
     (bundle / "manifest.json").write_text(json.dumps(manifest))
@@ -163,7 +163,7 @@ def test_the_pareto_front_holds_points_that_no_other_beats() -> None:
 
 
 def test_the_table_marks_the_files_of_a_run_and_fits_80_columns(measured: Bench) -> None:
-    console = Console(width=80)
+    console = Terminal(width=80)
     with console.capture() as captured:
         console.print(bench_table(measured))
     lines = captured.get().splitlines()

@@ -105,7 +105,7 @@ def test_states_memory_and_narrations_are_counted() -> None:
         (3, "muted", "off"),
     ):
         observer.publish(status(time_s, state, narrator))
-    observer.publish(Narration(2.0, 1.5, "A storm.", True))
+    observer.publish(Narration(2.0, 1.5, "A storm."))
     observer.publish(END)
     assert observer.states_s == {"empty": 1, "engaged": 2, "muted": 1}
     assert observer.state_changes == 2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from runtime.commands.soak.faults import KINDS, Fault, schedule
 from runtime.commands.soak.film import Recording
@@ -33,6 +33,7 @@ from runtime.machine.stop import Stop
 from runtime.machine.threads import ThreadBudget
 from runtime.perception.predictor import open_predictor
 from vaemotion.cli.main import main
+from vaemotion.contract.terminal import Terminal
 
 SHORT_H = 0.05
 
@@ -141,7 +142,7 @@ def test_the_error_that_ends_a_run_is_reported(small_bundle: Path, film: Recordi
     faults = schedule(SHORT_H * 3600, None, 0)
     plan = SoakPlan(small_bundle, "nothing", SHORT_H, "max", None, faults, 0, 1, 0.0)
     with open_predictor(small_bundle, threads=ThreadBudget(1, 1)) as predictor:
-        found = rehearse(plan, predictor, broken, Stop(), Console(quiet=True))
+        found = rehearse(plan, predictor, broken, Stop(), Terminal(file=io.StringIO()))
     assert found.run.failure is not None
     assert 0 < found.run.hours < SHORT_H
     assert problems(found)[0].startswith("the run failed after")

@@ -42,8 +42,8 @@ END = End(
     stages_ms={"vision_encoder": {"count": 30, "p50": 12.1, "p95": 15.5, "max": 40.0}},
 )
 NARRATIONS = (
-    Narration(time_s=1.2, about_s=1.0, text="a red square – stirring", complete=True),
-    Narration(time_s=2.4, about_s=2.0, text="a bell", complete=False),
+    Narration(time_s=1.2, about_s=1.0, text="a red square – stirring"),
+    Narration(time_s=2.4, about_s=2.0, text="a bell"),
 )
 NOTICES = (Notice(time_s=0.4, text="audio came back"),)
 
@@ -80,6 +80,16 @@ def write(file: Path, messages: Sequence[Message]) -> Path:
 def test_a_runs_timeline_is_read_back_completely(tmp_path: Path) -> None:
     timeline = timeline_of()
     assert read_timeline(write(tmp_path / "run.jsonl", messages_of(timeline))) == timeline
+
+
+@pytest.mark.parametrize(("complete", "text"), [(True, "a bell"), (False, "a bell …")])
+def test_a_narration_that_an_earlier_version_cut_shows_it(tmp_path: Path, complete: bool, text: str) -> None:
+    file = write(tmp_path / "run.jsonl", [START, *readings(1.0)])
+    written = {**record(Narration(0.9, 0.5, "a bell ")), "complete": complete}
+    with file.open("a") as stream:
+        stream.write(json.dumps(written) + "\n")
+    [said] = read_timeline(file).narrations
+    assert (said.time_s, said.about_s, said.text.rstrip()) == (0.9, 0.5, text)
 
 
 def test_a_killed_run_is_a_timeline_without_an_end(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_a_missing_file_and_a_folder_are_plain_sentences(tmp_path: Path) -> None
 def test_half_a_surrogate_pair_can_still_be_written_on(tmp_path: Path) -> None:
     narration = replace(NARRATIONS[0], text="red \ud83d square")
     back = read_timeline(write(tmp_path / "run.jsonl", [START, reading(1.0), narration]))
-    assert back.narrations[0].text == "red ? square"
+    assert back.narrations[0].text == r"red \ud83d square"
 
 
 def test_few_readings_are_points_of_their_own() -> None:

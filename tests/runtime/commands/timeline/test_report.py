@@ -185,12 +185,12 @@ def test_the_summary_has_means_words_paths_and_the_strongest_emotions() -> None:
 def test_narrations_stand_with_their_times_and_ages() -> None:
     text = Page(page(timeline_of())).text
     assert "1 1.0 s a red square – stirring (0.2 s later)" in text
-    assert "2 2.0 s a bell (0.4 s later, cut short)" in text
+    assert "2 2.0 s a bell (0.4 s later)" in text
     assert "There was no narration" in Page(page(timeline_of(narrations=()))).text
 
 
 def test_many_narrations_and_notices_are_complete_but_folded_away() -> None:
-    said = tuple(Narration(k + 0.5, float(k), f"sentence {k} ends", True) for k in range(40))
+    said = tuple(Narration(k + 0.5, float(k), f"sentence {k} ends") for k in range(40))
     heard = tuple(Notice(float(k), f"packet {k} damaged") for k in range(30))
     read = Page(page(timeline_of(40.0, narrations=said, notices=heard)))
     assert read.tags.count("details") == 2

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 from rich.progress import Progress
 
+from calibration.onnx_file import save_graph
 from runtime.engines.cache import BatchProfile
 from runtime.engines.io import EngineUnavailable
 from runtime.engines.tensorrt.build import (
@@ -24,6 +25,8 @@ from runtime.engines.tensorrt.build import (
 )
 from tests.rtx import builds_in_tensorrt_rtx, rtx_module
 from vaemotion.contract.bundle import ENGINE_ROLES, component_path, read_manifest
+from vaemotion.contract.onnx_weights import data_file
+from vaemotion.contract.terminal import Terminal
 
 
 @pytest.fixture
@@ -81,6 +84,20 @@ def quantized(folder: Path, name: str, dtype: type) -> Path:
     return graph(folder, name, nodes, {key: np.asarray(value) for key, value in weights.items()})
 
 
+def test_weights_beside_a_graph_are_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("MatMul", ["xw", "v"], ["y"])]
+    file = graph(tmp_path, "beside", nodes, {"w": weight, "v": weight.T.copy()})
+    monkeypatch.setattr("calibration.onnx_file.OUTSIDE_BYTES", 1024)
+    save_graph(onnx.load(file), file)
+    assert data_file(file).stat().st_size == 2 * weight.nbytes
+    assert file.stat().st_size < weight.nbytes
+    assert len(builds_in_tensorrt_rtx(file).plan) > 2 * weight.nbytes
+    data_file(file).unlink()
+    with pytest.raises(EngineUnavailable, match=r"does not take beside\.onnx"):
+        builds_in_tensorrt_rtx(file)
+
+
 def test_half_precision_inside_with_single_precision_outside_builds(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
@@ -125,7 +142,7 @@ def test_only_the_batch_may_be_free(tmp_path: Path) -> None:
 
 
 def test_progress_goes_through_phases_and_leaves_no_bar(exported: dict[str, Path]) -> None:
-    with progress_bars(Console(quiet=True)) as bars:
+    with progress_bars(Terminal(file=io.StringIO())) as bars:
         phases: list[str] = []
         monitor = progress_monitor(rtx_module(), bars)
         started = monitor.phase_start
@@ -140,7 +157,7 @@ def test_ctrl_c_ends_a_build(exported: dict[str, Path]) -> None:
         def update(self, *_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-    monitor = progress_monitor(rtx_module(), Interrupted(console=Console(quiet=True)))
+    monitor = progress_monitor(rtx_module(), Interrupted(console=Terminal(file=io.StringIO())))
     with pytest.raises(KeyboardInterrupt):
         builds_in_tensorrt_rtx(exported["emo_adapter"], monitor=monitor)
 

@@ -35,7 +35,24 @@ def test_every_class_is_found_in_what_a_model_would_write(name):
         assert matched_option(text, CONTENT_CLASSES) == CONTENT_CLASSES.index(name)
 
 
-@pytest.mark.parametrize("text", ["", "roosters", "a rooster, stirring", "bell or drum", "sea-waves", "1"])
+@pytest.mark.parametrize("name", CONTENT_CLASSES)
+def test_every_class_is_found_in_a_sentence_that_names_it(name):
+    for text in (
+        f"The sound in the clip is {name}.",
+        f"It's a {name.title()}, calm.",
+        f"I hear a {name}\nand",
+    ):
+        assert matched_option(text, CONTENT_CLASSES) == CONTENT_CLASSES.index(name)
+
+
+def test_an_option_within_a_longer_one_is_not_named_by_it():
+    options = ("dog", "dog bark", "bark")
+    assert matched_option("I hear a dog bark.", options) == 1
+    assert matched_option("I hear a dog.", options) == 0
+    assert matched_option("A dog bark or a bell", (*options, "bell")) is None
+
+
+@pytest.mark.parametrize("text", ["", "roosters", "bell or drum", "I hear a bell, no drum", "sea-waves", "1"])
 def test_a_text_that_is_no_option_is_unparsable(text):
     assert matched_option(text, CONTENT_CLASSES) is None
 
