@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from vaemotion.contract.plain_text import plain
+
 TOLD_EVERY_S = 60.0  # between two sentences about the same losses
 LONGEST_REASON = 300  # characters of an error that are told
+
+
+def reason_of(error: BaseException, hide: Callable[[str], str], *, with_type: bool = True) -> str:
+    """Return an error's first line for a technician, behind its type; the type alone where it says nothing.
+
+    ``hide``: takes the secrets out of a text.
+    """
+    kind = type(error).__name__
+    try:
+        told = plain(hide(str(error).partition("\n")[0]))[:LONGEST_REASON]
+    except BaseException:  # an error that cannot say what it is
+        told = ""
+    if not told:
+        return kind
+    return f"{kind}: {told}" if with_type else told
 
 
 class Losses:

@@ -20,6 +20,7 @@ Float32 = npt.NDArray[np.float32]
 # Of input that is encoded at once: eight frames of 96 px, one of 512 px. A transformer's intermediate results
 # are some hundred times as large.
 BYTES_AT_ONCE = 4 << 20
+ENCODER_INPUTS = {"vision_encoder": "pixels", "audio_encoder": "log_mel"}  # by the encoder's role
 MEMORY_BYTES = 128 << 20  # of tokens that are remembered
 
 

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from runtime.losses import LONGEST_REASON, Losses
+from runtime.losses import Losses, reason_of
 from runtime.messages import NotFinite, Picture, Reading, Sound
+from runtime.perception.encoder_memory import ENCODER_INPUTS
 from runtime.perception.finite import NOT_FINITE, FiniteResults
 from runtime.perception.predictor import DevicePredictor, Tokens
 from runtime.perception.recorder import FeatureRecorder, as_recorded
@@ -38,7 +39,6 @@ from vaemotion.contract.windows import EPSILON_S, window_frame_indices
 
 Float32 = npt.NDArray[np.float32]
 
-_INPUTS = {"vision_encoder": "pixels", "audio_encoder": "log_mel"}
 STALE_S = 1.0  # evidence that is older is left out of a reading
 
 
@@ -209,8 +209,7 @@ class Perception:
 
     def lose_frame(self, error: Exception) -> None:
         """Count a live frame that could not be converted or prepared."""
-        text = without_secrets(str(error).partition("\n")[0])[:LONGEST_REASON]
-        self._unusable.add(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        self._unusable.add(reason_of(error, without_secrets))
 
     def encode(self, role: str, inputs: Sequence[Float32]) -> list[Float32 | None]:
         """Encode frames (3, S, S) or windows of log-mel (frames, mels) in one batch.
@@ -222,7 +221,7 @@ class Perception:
             return []
         with self.times.measure(role, len(inputs)):
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
-            tokens = self.predictor.engines[role].run({_INPUTS[role]: batch})["tokens"]
+            tokens = self.predictor.engines[role].run({ENCODER_INPUTS[role]: batch})["tokens"]
         self.encodes[role] += len(inputs)
         return [each if self._results.are_finite(role, each) else None for each in tokens]
 

@@ -27,7 +27,7 @@ from runtime.engines.language_model import (
 )
 from runtime.engines.open import Engine, open_engine
 from runtime.machine.threads import ThreadBudget, thread_budget
-from runtime.perception.encoder_memory import EncoderMemory
+from runtime.perception.encoder_memory import ENCODER_INPUTS, EncoderMemory
 from runtime.sinks.console import error_console
 from vaemotion.contract.bundle import (
     ENGINE_ROLES,
@@ -270,15 +270,15 @@ class Predictor(Generic[A]):
         visual = np.zeros((0, self.constants.tokens_per_frame, width), np.float32)
         audio = np.zeros((0, width), np.float32)
         if len(inputs.pixels):
-            visual = self._memory("vision_encoder", "pixels").tokens(inputs.pixels)
+            visual = self._memory("vision_encoder").tokens(inputs.pixels)
         if len(inputs.log_mel):
-            audio = self._memory("audio_encoder", "log_mel").tokens(inputs.log_mel)[0]
+            audio = self._memory("audio_encoder").tokens(inputs.log_mel)[0]
         return Tokens(visual, inputs.frame_ages_s, audio, inputs.audio_age_s, inputs.sound_s)
 
-    def _memory(self, role: str, input_name: str) -> EncoderMemory:
+    def _memory(self, role: str) -> EncoderMemory:
         engine, memory = self.engines[role], self._memories.get(role)
         if memory is None or memory.engine is not engine:
-            memory = self._memories[role] = EncoderMemory(engine, input_name)
+            memory = self._memories[role] = EncoderMemory(engine, ENCODER_INPUTS[role])
         return memory
 
     def adapt(self, tokens: Tokens) -> tuple[Affect, Tokens]:

@@ -70,7 +70,7 @@ class RotatedFile:
 
     @property
     def is_empty(self) -> bool:
-        """What is written next will be the file's first."""
+        """True where the next line is the file's first."""
         return self._size_bytes == 0
 
     def prepare(self, line_bytes: int, head_bytes: int) -> None:

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from runtime.clock import Clock
-from runtime.losses import LONGEST_REASON
+from runtime.losses import reason_of
 from runtime.mailbox import BoundedQueue, ByteLimit, Closed
 from runtime.messages import DeviceStatus, Frame, Notice, Sound
 from runtime.sources.feed import Arrived, Event, held_bytes
 from runtime.sources.rhythm import Rhythm
 from runtime.stage_times import StageTimes
 from vaemotion.contract.address import Address
-from vaemotion.contract.plain_text import plain
 
 FIRST_PAUSE_S = 0.1  # before a device is opened again; doubled each time
 LONGEST_PAUSE_S = 1.0
@@ -215,15 +214,13 @@ class DeviceThread:
 
 def _reason(error: BaseException, address: Address) -> str:
     """Return why a device was lost: a device's error in its words, any other with its type; no secret."""
-    kind, ours = type(error).__name__, isinstance(error, DeviceError)
-    try:
-        text = str(error).partition("\n")[0]
+    ours = isinstance(error, DeviceError)
+
+    def hide(text: str) -> str:
         # Our own words, such as "the stream ended", may be part of an address, too.
-        hidden = (NAMELESS if ours and address.reveal() not in text else address).hide_in(text)
-        told = plain(hidden)[:LONGEST_REASON]
-    except BaseException:  # an error that cannot say what it is
-        told = ""
-    return told if ours and told else f"{kind}: {told}" if told else kind
+        return (NAMELESS if ours and address.reveal() not in text else address).hide_in(text)
+
+    return reason_of(error, hide, with_type=not ours)
 
 
 Role = Literal["camera", "microphone"]

@@ -225,12 +225,16 @@ def _check_hash(wheel: Wheel, file: Path) -> None:
 # -- what a wheel holds ---------------------------------------------------------------------------------
 
 
+# Of a damaged archive, or one that lacks the file.
+_DAMAGED = (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError)
+
+
 def read_member(file: Path, member: str) -> bytes:
     """Read a file of a wheel. Raises UserError for a wheel that is damaged or lacks it."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.read(member)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(file, member, error) from error
 
 
@@ -239,7 +243,7 @@ def copy_member(file: Path, member: str, target: Path) -> Path:
     try:
         with zipfile.ZipFile(file) as archive, archive.open(member) as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(file, member, error) from error
     return target
 

@@ -7,7 +7,6 @@ install.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vaemotion.contract.bundle import sha256_of
 from vaemotion.contract.errors import UsageError, UserError
 from vaemotion.data.music.midi_file import microseconds_a_beat, note_events
 from vaemotion.data.music.score import PERCUSSION, TICKS_A_BEAT, Score
@@ -52,8 +52,7 @@ class Soundfont:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file."""
-        with self.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.file)
 
 
 def find_soundfont(file: Path | None = None, license_name: str | None = None) -> Soundfont:

@@ -42,7 +42,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scene:
-    """What a scene holds.
+    """Content of a scene.
 
     ``shares``: of each source, by its number in ``SOURCES``, in the amplitude; they sum to 1. ``level``: -1
     (quiet) to 1 (loud), which a sound with high peaks stays below. ``liveliness``: 0 (steady) to 1 (comes and

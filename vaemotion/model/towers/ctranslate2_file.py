@@ -22,7 +22,7 @@ _OTHER_FILE = "this is not a CTranslate2 model, or it is damaged ({}); download 
 
 @dataclass(frozen=True)
 class CTranslate2File:
-    """What the file holds.
+    """Content of the file.
 
     ``specification``: the kind of model, such as "WhisperSpec". ``tensors``: read-only views of the file.
     ``aliases``: name → the name of the tensor that it stands for.
